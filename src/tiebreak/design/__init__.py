@@ -1,0 +1,1 @@
+"""What is studied: axes, cells, trials and studies. Standard library only."""

