@@ -1,0 +1,1 @@
+"""Images as tensors in memory; order is a function of (seed, epoch)."""

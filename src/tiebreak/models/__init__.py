@@ -1,0 +1,1 @@
+"""Networks whose nonsmooth parts are arguments."""

@@ -1,0 +1,1 @@
+"""One measurement each: a trial goes in, rows come out."""

@@ -1,0 +1,1 @@
+"""Trials to records: claims, attempts, checkpoints, workers."""
