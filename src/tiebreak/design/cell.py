@@ -323,7 +323,14 @@ class Cell:
                 "Set it, for example data.held_out=5000."
             )
         optimizer = getattr(self.measure, "optimizer", None)
-        if optimizer is not None and optimizer.name is OptimizerName.ADAM:
+        if optimizer is None:
+            return
+        if optimizer.loss_scale is LossScale.DYNAMIC and self.precision.storage != "float32":
+            raise DesignError(
+                f"optimizer.loss_scale=dynamic needs fp32 parameters, got precision={self.precision}. "
+                "Use amp16, or loss_scale=none as the published fp16 runs do."
+            )
+        if optimizer.name is OptimizerName.ADAM:
             smallest = 2.0**-24 if self.precision.storage == "float16" else 0.0
             if optimizer.eps < smallest:
                 raise DesignError(
@@ -377,7 +384,9 @@ class Cell:
                 execution=Execution(**tree["execution"]),
             )
         except (TypeError, KeyError) as error:
-            raise DesignError(f"a stored cell does not have the fields of schema {SCHEMA}: {error}.") from None
+            raise DesignError(
+                f"a stored cell does not have the fields of schema {SCHEMA}: {error}."
+            ) from None
 
     @property
     def canonical(self) -> str:
@@ -399,7 +408,9 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is not None:
             parts.append(str(optimizer.name))
-        parts.append(self.jacobians[-1].label if len(self.jacobians) <= 2 else f"{len(self.jacobians)}jacobians")
+        parts.append(
+            self.jacobians[-1].label if len(self.jacobians) <= 2 else f"{len(self.jacobians)}jacobians"
+        )
         return f"{'.'.join(parts)}-{self.id}"
 
     def axes(self) -> dict[str, Any]:
@@ -451,7 +462,11 @@ def stream_seed(stream: str, *, replicate: int) -> int:
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: _plain(value) if isinstance(value, Mapping) else str(value) if isinstance(value, StrEnum) else value
+        key: _plain(value)
+        if isinstance(value, Mapping)
+        else str(value)
+        if isinstance(value, StrEnum)
+        else value
         for key, value in tree.items()
     }
 

@@ -19,7 +19,11 @@ class Part:
     def __post_init__(self) -> None:
         if not self.cells:
             raise DesignError(f"part {self.name} has no cells.")
-        if isinstance(self.num_replicates, bool) or not isinstance(self.num_replicates, int) or self.num_replicates < 1:
+        if (
+            isinstance(self.num_replicates, bool)
+            or not isinstance(self.num_replicates, int)
+            or self.num_replicates < 1
+        ):
             raise DesignError(
                 f"part {self.name}: replicates must be a whole number, 1 or more, got {self.num_replicates!r}."
             )

@@ -1,1 +1,29 @@
 """One measurement each: a trial goes in, rows come out."""
+
+from __future__ import annotations
+
+from tiebreak.design.cell import Drift, LrSearch, Noise, Train, Trial, Zones
+from tiebreak.records.session import Outcome, Session
+
+__all__ = ["measure"]
+
+
+def measure(trial: Trial, session: Session) -> Outcome:
+    """Run the protocol that the trial's cell names.
+
+    Raises:
+        DesignError, DataError: the user's mistake.
+        Stopped: after a checkpoint, when the session was asked to stop.
+    """
+    match trial.cell.measure:
+        case Noise():
+            from tiebreak.protocols.noise import noise as protocol
+        case Zones():
+            from tiebreak.protocols.zones import zones as protocol
+        case Train():
+            from tiebreak.protocols.train import train as protocol
+        case Drift():
+            from tiebreak.protocols.drift import drift as protocol
+        case LrSearch():
+            from tiebreak.protocols.lr_search import lr_search as protocol
+    return protocol(trial, session)

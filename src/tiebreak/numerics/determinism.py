@@ -1,0 +1,59 @@
+"""Deterministic algorithms and threads as context managers that restore what they changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def deterministic(enabled: bool = True) -> Iterator[None]:
+    """Ask for (or, with `enabled=False`, waive) algorithms whose result is the same in each run.
+
+    Sets `use_deterministic_algorithms`, cuDNN's `deterministic` and `benchmark`, and cuBLAS's workspace,
+    and restores each at the end, also after an exception. Memory is not filled: that costs time and moves
+    no bit of a program that reads only what it wrote. cuBLAS reads its workspace setting when its handle
+    is made, so enter this before the first CUDA matrix product of the process.
+
+    Example:
+        >>> with deterministic():
+        ...     torch.are_deterministic_algorithms_enabled()
+        True
+    """
+    before_algorithms = torch.are_deterministic_algorithms_enabled()
+    before_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before_fill = torch.utils.deterministic.fill_uninitialized_memory
+    before_cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    before_workspace = os.environ.get(_WORKSPACE)
+    try:
+        torch.use_deterministic_algorithms(enabled)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.backends.cudnn.deterministic = enabled
+        torch.backends.cudnn.benchmark = False
+        if enabled:
+            os.environ[_WORKSPACE] = ":4096:8"
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before_algorithms, warn_only=before_warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = before_fill
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before_cudnn
+        if before_workspace is None:
+            os.environ.pop(_WORKSPACE, None)
+        else:
+            os.environ[_WORKSPACE] = before_workspace
+
+
+@contextmanager
+def threads(num_threads: int) -> Iterator[None]:
+    """Run with `num_threads` threads inside an operation and restore the number: it changes last bits."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(num_threads)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,112 @@
+"""Search of a learning rate on held-out training images, with Optuna; the test set is never looked at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import optuna
+
+from tiebreak.design.cell import LrSearch, Trial
+from tiebreak.protocols.setting import Setting, prepare
+from tiebreak.protocols.training import Training
+from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
+
+_NAME = "lr"
+
+
+def lr_search(trial: Trial, session: Session) -> Outcome:
+    """Emit a `candidate` row a learning rate and a `best` row at the end.
+
+    The tree-structured Parzen estimator proposes, the median rule prunes after each epoch. The sampler is
+    seeded anew for each candidate from (replicate, candidate), so a resumed search proposes what an
+    uninterrupted one would have.
+    """
+    measure = trial.cell.measure
+    assert isinstance(measure, LrSearch)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
+    done: list[Row] = []
+    checkpoint = session.restore()
+    if checkpoint is not None:
+        for kept in checkpoint.state["candidates"]:
+            study.add_trial(_frozen(kept, measure))
+            done.append(kept["row"])
+    kept_trials = list(checkpoint.state["candidates"]) if checkpoint is not None else []
+    with prepare(trial, session) as setting:
+        for index in range(len(done), measure.num_candidates):
+            study.sampler = optuna.samplers.TPESampler(seed=_seed(trial, index))
+            candidate = study.ask({_NAME: _range(measure)})
+            lr = candidate.params[_NAME]
+            curve: list[float] = []
+            pruned = nonfinite = False
+            for accuracy in _curve(setting, measure, lr):
+                if accuracy is None:
+                    nonfinite = True
+                    break
+                curve.append(accuracy)
+                candidate.report(accuracy, len(curve))
+                if len(curve) < measure.num_epochs and candidate.should_prune():
+                    pruned = True
+                    break
+            value = 0.0 if nonfinite else curve[-1]
+            state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
+            study.tell(candidate, None if pruned else value, state=state)
+            row: Row = {
+                "row": "candidate",
+                "candidate": index,
+                "lr": lr,
+                "validation_accuracy": None if nonfinite else value,
+                "pruned": pruned,
+                "nonfinite": nonfinite,
+            }
+            session.emit(row)
+            done.append(row)
+            kept_trials.append({"row": row, "curve": curve, "value": value})
+            session.progress(index + 1, measure.num_candidates)
+            if session.wants_checkpoint():
+                session.save({}, {"candidates": kept_trials})
+    finished = [row for row in done if not row["pruned"] and not row["nonfinite"]]
+    if not finished:
+        return Outcome(kind=OutcomeKind.DIVERGED, reason="every learning rate went non-finite")
+    best = max(finished, key=lambda row: float(row["validation_accuracy"] or 0.0))
+    session.emit({"row": "best", "lr": best["lr"], "validation_accuracy": best["validation_accuracy"]})
+    return Outcome(kind=OutcomeKind.COMPLETED)
+
+
+def _curve(setting: Setting, measure: LrSearch, lr: float) -> Iterator[float | None]:
+    """Held-out accuracy after each epoch; None once a number went non-finite."""
+    training = Training(
+        setting,
+        jacobian=setting.cell.reference,
+        optimizer=replace(measure.optimizer, lr=lr),
+        num_epochs=measure.num_epochs,
+    )
+    for epoch in range(measure.num_epochs):
+        training.start_epoch(epoch)
+        for batch in setting.train_batches(epoch=epoch):
+            if training.step(batch) is not None:
+                yield None
+                return
+        yield training.evaluate().accuracy
+
+
+def _range(measure: LrSearch) -> optuna.distributions.FloatDistribution:
+    return optuna.distributions.FloatDistribution(measure.lr_low, measure.lr_high, log=True)
+
+
+def _frozen(kept: dict, measure: LrSearch) -> optuna.trial.FrozenTrial:
+    row = kept["row"]
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.PRUNED if row["pruned"] else optuna.trial.TrialState.COMPLETE,
+        value=None if row["pruned"] else kept["value"],
+        params={_NAME: row["lr"]},
+        distributions={_NAME: _range(measure)},
+        intermediate_values={epoch + 1: accuracy for epoch, accuracy in enumerate(kept["curve"])},
+    )
+
+
+def _seed(trial: Trial, candidate: int) -> int:
+    digest = hashlib.sha256(f"{trial.seed('draws')}:{candidate}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

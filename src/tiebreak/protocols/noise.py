@@ -1,0 +1,34 @@
+"""The non-determinism floor: the same backward pass again and again, and how far it strays.
+
+A gap between two Jacobians means something only above the gap between a Jacobian and itself.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from tiebreak.design.cell import Noise, Trial
+from tiebreak.numerics.gap import GapMeter
+from tiebreak.protocols.backprop import gradient
+from tiebreak.protocols.rows import gap_fields
+from tiebreak.protocols.setting import prepare
+from tiebreak.records.session import Outcome, OutcomeKind, Session
+
+
+def noise(trial: Trial, session: Session) -> Outcome:
+    """Emit a `noise` row for each repeat: the gap to the first backward pass of the same batch.
+
+    Forward and backward pass are both repeated; parameters and batch are not touched in between.
+    """
+    measure = trial.cell.measure
+    assert isinstance(measure, Noise)
+    with prepare(trial, session) as setting:
+        model = setting.network(trial.cell.reference)
+        parameters = tuple(model.parameters())
+        for draw, batch in enumerate(islice(setting.train_batches(), measure.num_batches)):
+            meter = GapMeter(gradient(setting.loss(model, batch), parameters))
+            for repeat in range(1, measure.num_repeats):
+                gap = meter.to(gradient(setting.loss(model, batch), parameters))
+                session.emit({"row": "noise", "draw": draw, "repeat": repeat, **gap_fields(gap)})
+            session.progress(draw + 1, measure.num_batches)
+    return Outcome(kind=OutcomeKind.COMPLETED)

@@ -1,0 +1,82 @@
+"""Train one network with one pool Jacobian and keep its curve, or where it diverged."""
+
+from __future__ import annotations
+
+import math
+
+from tiebreak.data import num_batches
+from tiebreak.design.cell import Train, Trial
+from tiebreak.protocols.setting import prepare
+from tiebreak.protocols.training import Score, Training
+from tiebreak.records.session import Outcome, OutcomeKind, Session
+
+
+def train(trial: Trial, session: Session) -> Outcome:
+    """Emit an `epoch` row after each epoch, and a `nonfinite` row if the run diverges, which ends it."""
+    measure = trial.cell.measure
+    assert isinstance(measure, Train)
+    with prepare(trial, session) as setting:
+        training = Training(
+            setting,
+            jacobian=trial.cell.reference,
+            optimizer=measure.optimizer,
+            num_epochs=measure.num_epochs,
+        )
+        steps = num_batches(setting.dataset, trial.cell.data)
+        epoch, position = 0, 0
+        if (checkpoint := session.restore()) is not None:
+            epoch, position = checkpoint.state["epoch"], checkpoint.state["position"]
+        score: Score | None = None
+        resumed = checkpoint
+        for epoch in range(epoch, measure.num_epochs):
+            lr = training.start_epoch(epoch)
+            if resumed is not None:
+                training.restore(resumed, resumed.state["training"])
+                resumed = None
+            for batch in setting.train_batches(epoch=epoch, start=position):
+                nonfinite = training.step(batch)
+                position += 1
+                if nonfinite is not None:
+                    session.emit(
+                        {
+                            "row": "nonfinite",
+                            "step": training.step_count,
+                            "epoch": epoch + 1,
+                            "where": nonfinite.where,
+                            "tensor": nonfinite.tensor,
+                        }
+                    )
+                    return Outcome(kind=OutcomeKind.DIVERGED, step=training.step_count)
+                session.progress(training.step_count, steps * measure.num_epochs)
+                if position < steps and session.wants_checkpoint():
+                    _save(session, training, epoch=epoch, position=position)
+            score = training.evaluate()
+            session.emit(
+                {
+                    "row": "epoch",
+                    "epoch": epoch + 1,
+                    "step": training.step_count,
+                    "lr": lr,
+                    "train_loss": training.epoch_loss,
+                    "train_accuracy": training.epoch_accuracy,
+                    "test_loss": score.loss,
+                    "test_accuracy": score.accuracy,
+                    "test_images": score.num_images,
+                    "chance": score.chance,
+                }
+            )
+            position = 0
+            if epoch + 1 < measure.num_epochs and session.wants_checkpoint():
+                _save(session, training, epoch=epoch + 1, position=0)
+    assert score is not None
+    return Outcome(kind=OutcomeKind.COMPLETED if _has_learned(score) else OutcomeKind.NOT_LEARNED)
+
+
+def _save(session: Session, training: Training, *, epoch: int, position: int) -> None:
+    session.save(training.tensors(), {"epoch": epoch, "position": position, "training": training.state()})
+
+
+def _has_learned(score: Score) -> bool:
+    """Whether the accuracy is more than three binomial standard errors above the commonest class's share."""
+    error = math.sqrt(score.chance * (1.0 - score.chance) / score.num_images)
+    return score.accuracy > score.chance + 3.0 * error

@@ -1,0 +1,213 @@
+"""Steps of gradient descent, counted, checked for non-finite numbers, and resumable bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tiebreak.data import Batch, test_batches
+from tiebreak.design.axes import LossScale, OptimizerName, PoolJacobian, Schedule
+from tiebreak.design.cell import Optimizer
+from tiebreak.protocols.setting import Setting
+from tiebreak.records.session import Checkpoint
+
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """The first non-finite number: `where` is loss, gradient or parameter; `tensor` its parameter's name.
+
+    Of several gradients that overflow in one step, the one nearest to the loss is named: a backward pass
+    runs from the last layer to the first.
+    """
+
+    where: str
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and accuracy on a split; the mean cross-entropy is taken in fp64 from the logits."""
+
+    loss: float
+    accuracy: float
+    num_images: int
+    chance: float
+
+
+def learning_rate(optimizer: Optimizer, *, epoch: int, num_epochs: int) -> float:
+    """The rate in the `epoch`-th epoch, counted from 0: a function, so a resumed run has no state to lose."""
+    if optimizer.schedule is Schedule.COSINE:
+        return optimizer.lr * 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
+    if optimizer.schedule is Schedule.STEP:
+        return optimizer.lr * optimizer.step_factor ** (epoch // optimizer.step_epochs)
+    return optimizer.lr
+
+
+class Training:
+    """One network in training: model, optimizer, loss scaler, running sums of the epoch.
+
+    Args:
+        setting: trial, data and device.
+        jacobian: of every pool.
+        optimizer: the optimizer of the cell, perhaps with another learning rate.
+        num_epochs: over which the schedule runs.
+    """
+
+    def __init__(
+        self, setting: Setting, *, jacobian: PoolJacobian, optimizer: Optimizer, num_epochs: int
+    ) -> None:
+        self._setting = setting
+        self._settings = optimizer
+        self._num_epochs = num_epochs
+        self.model: nn.Module = setting.network(jacobian)
+        self._parameters = dict(self.model.named_parameters())
+        self._optimizer = _optimizer(optimizer, self._parameters.values())
+        self._scaler = torch.amp.GradScaler(
+            setting.device.type, enabled=optimizer.loss_scale is LossScale.DYNAMIC
+        )
+        self.step_count = 0
+        self._loss_sum = 0.0
+        self._num_correct = 0
+        self._num_seen = 0
+
+    def start_epoch(self, epoch: int) -> float:
+        """Set the learning rate of the `epoch`-th epoch (from 0), clear the running sums; returns the rate."""
+        lr = learning_rate(self._settings, epoch=epoch, num_epochs=self._num_epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._loss_sum, self._num_correct, self._num_seen = 0.0, 0, 0
+        return lr
+
+    def step(self, batch: Batch) -> NonFinite | None:
+        """One step; what was first non-finite in it, or None.
+
+        A gradient that overflows under dynamic loss scaling is not a divergence: the scaler skips the step
+        and lowers the factor, as it is meant to.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        logits = self._setting.logits(self.model, batch)
+        loss = functional.cross_entropy(logits, batch.labels)
+        self.step_count += 1
+        value = loss.item()
+        if not math.isfinite(value):
+            return NonFinite("loss", "")
+        self._loss_sum += value * len(batch.labels)
+        self._num_correct += int((logits.argmax(1) == batch.labels).sum())
+        self._num_seen += len(batch.labels)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return self._first_nonfinite()
+
+    def _first_nonfinite(self) -> NonFinite | None:
+        if _all_finite(self._parameters.values()):
+            return None
+        for name, parameter in reversed(self._parameters.items()):
+            if parameter.grad is not None and not _all_finite([parameter.grad]):
+                return NonFinite("gradient", name)
+        for name, parameter in self._parameters.items():
+            if not _all_finite([parameter]):
+                return NonFinite("parameter", name)
+        raise AssertionError("a parameter was non-finite a moment ago")
+
+    @property
+    def epoch_loss(self) -> float:
+        """Mean training loss over the epoch's steps so far; NaN before the first."""
+        return self._loss_sum / self._num_seen if self._num_seen else math.nan
+
+    @property
+    def epoch_accuracy(self) -> float:
+        """Share of the epoch's training images so far that were classified rightly when they were used."""
+        return self._num_correct / self._num_seen if self._num_seen else math.nan
+
+    def evaluate(self) -> Score:
+        """Loss and accuracy on the test split (or the held-out images), in the cell's own arithmetic."""
+        return evaluate(self._setting, self.model)
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name."""
+        named = {f"{prefix}model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, slots in self._optimizer.state_dict()["state"].items():
+            for slot, value in slots.items():
+                if isinstance(value, Tensor):
+                    named[f"{prefix}optimizer.{index}.{slot}"] = value
+        return named
+
+    def state(self) -> dict[str, Any]:
+        """Everything else that the next step depends on, as JSON values."""
+        return {
+            "step_count": self.step_count,
+            "loss_sum": self._loss_sum,
+            "num_correct": self._num_correct,
+            "num_seen": self._num_seen,
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def restore(self, checkpoint: Checkpoint, state: Mapping[str, Any], prefix: str = "") -> None:
+        """Put back what `tensors` and `state` gave."""
+        model = f"{prefix}model."
+        self.model.load_state_dict(
+            {
+                name.removeprefix(model): tensor
+                for name, tensor in checkpoint.tensors.items()
+                if name.startswith(model)
+            }
+        )
+        slots: dict[int, dict[str, Tensor]] = {}
+        optimizer = f"{prefix}optimizer."
+        for name, tensor in checkpoint.tensors.items():
+            if name.startswith(optimizer):
+                index, slot = name.removeprefix(optimizer).split(".")
+                slots.setdefault(int(index), {})[slot] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self._scaler.load_state_dict(dict(state["scaler"]))
+        self.step_count = state["step_count"]
+        self._loss_sum = state["loss_sum"]
+        self._num_correct = state["num_correct"]
+        self._num_seen = state["num_seen"]
+
+
+def evaluate(setting: Setting, model: nn.Module) -> Score:
+    """Score a model on the data set's test split."""
+    was_training = model.training
+    model.eval()
+    loss_sum, num_correct = 0.0, 0
+    labels = []
+    with torch.no_grad():
+        for raw in test_batches(setting.dataset, batch_size=_EVALUATION_BATCH):
+            batch = setting.inputs(raw)
+            logits = setting.logits(model, batch)
+            loss_sum += functional.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
+            num_correct += int((logits.argmax(1) == batch.labels).sum())
+            labels.append(batch.labels)
+    model.train(was_training)
+    all_labels = torch.cat(labels)
+    commonest = int(torch.bincount(all_labels.cpu()).max())
+    total = len(all_labels)
+    return Score(
+        loss=loss_sum / total, accuracy=num_correct / total, num_images=total, chance=commonest / total
+    )
+
+
+def _optimizer(settings: Optimizer, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    if settings.name is OptimizerName.ADAM:
+        return torch.optim.Adam(
+            parameters, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors], math.inf)
+    return bool(torch.stack(list(norms)).isfinite().all())

@@ -1,0 +1,197 @@
+"""Gaps between the gradients of several pool Jacobians at one initialisation, batch after batch.
+
+No threshold is applied here: raw gaps and tie counts are kept, and zones are read off the table later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+
+from torch import Tensor, nn
+
+from tiebreak.data import num_batches
+from tiebreak.design.axes import Forward, PoolJacobian
+from tiebreak.design.cell import Trial, Zones
+from tiebreak.numerics.gap import Gap, GapMeter, TensorGap
+from tiebreak.numerics.pooling import JacobianSwitch, PoolEvent
+from tiebreak.numerics.ties import margins_in_ulps, tie_counts
+from tiebreak.protocols.backprop import Backprop, backprop, gradient, observe
+from tiebreak.protocols.rows import gap_fields
+from tiebreak.protocols.setting import prepare
+from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch at one parameter: a gap for each Jacobian after the first, and the pools' ties.
+
+    Attributes:
+        gaps: to the reference, one a further Jacobian.
+        live_ties: ties, over all pools, whose choice may reach a parameter.
+        events: the pools in forward order, each with its input, output and mask.
+    """
+
+    gaps: tuple[Gap, ...]
+    live_ties: int
+    events: tuple[PoolEvent, ...]
+
+
+def draw_gaps(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    *,
+    switch: JacobianSwitch,
+    jacobians: Sequence[PoolJacobian],
+    prune: bool = True,
+) -> Draw:
+    """Gaps of one batch: one forward pass with exact forwards, one a Jacobian with blended ones.
+
+    Args:
+        model: a network whose pools all read `switch`.
+        loss: runs the model's forward pass on the batch and returns a scalar.
+        switch: the pools' switch.
+        jacobians: the first is the reference; all with the same forward arm.
+        prune: share what must be equal in the backward pass; the bits are the same without.
+    """
+    parameters = tuple(model.parameters())
+    if jacobians[0].forward is Forward.BLENDED:
+        result = _separately(loss, parameters, switch=switch, jacobians=jacobians)
+    else:
+        result = backprop(loss, parameters, switch=switch, jacobians=jacobians, prune=prune)
+    meter = GapMeter(result.gradients[0])
+    gaps = tuple(meter.to(gradients) for gradients in result.gradients[1:])
+    return Draw(gaps=gaps, live_ties=sum(result.live), events=result.events)
+
+
+def _separately(
+    loss: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    switch: JacobianSwitch,
+    jacobians: Sequence[PoolJacobian],
+) -> Backprop:
+    """A forward pass for each Jacobian, whose values differ; ties are those of the reference's pass."""
+    gradients = []
+    first = None
+    for jacobian in jacobians:
+        switch.jacobian = jacobian
+        observed = observe(loss, switch=switch)
+        gradients.append(gradient(observed.loss, parameters))
+        first = first or observed
+    assert first is not None
+    return Backprop(
+        loss=first.loss.detach(), gradients=tuple(gradients), events=first.events, live=first.live
+    )
+
+
+def zones(trial: Trial, session: Session) -> Outcome:
+    """Emit `gap` and `pool` rows for each batch, and a `tensor` summary a (Jacobian, parameter) at the end."""
+    cell = trial.cell
+    measure = cell.measure
+    assert isinstance(measure, Zones)
+    switch = JacobianSwitch(cell.reference)
+    compared = cell.jacobians[1:]
+    with prepare(trial, session) as setting:
+        model = setting.network(switch)
+        names = [name for name, _ in model.named_parameters()]
+        total = min(measure.num_batches or math.inf, num_batches(setting.dataset, cell.data))
+        total = int(total)
+        start, summaries = _resume(session, compared, names)
+        batches = islice(setting.train_batches(start=start), total - start)
+        for draw, batch in enumerate(batches, start=start):
+            result = draw_gaps(
+                model, partial(setting.loss, model, batch), switch=switch, jacobians=cell.jacobians
+            )
+            for jacobian, gap, summary in zip(compared, result.gaps, summaries, strict=True):
+                session.emit(
+                    {
+                        "row": "gap",
+                        "draw": draw,
+                        "jacobian": jacobian.label,
+                        "beta": jacobian.beta,
+                        **gap_fields(gap),
+                        "live_ties": result.live_ties,
+                    }
+                )
+                for tensor, part in zip(summary, gap.tensors, strict=True):
+                    tensor.add(part)
+            for row in _pool_rows(draw, result.events, margins=measure.margins and draw == 0):
+                session.emit(row)
+            session.progress(draw + 1, total)
+            if session.wants_checkpoint():
+                session.save({}, {"draws": draw + 1, "summaries": _dump(summaries)})
+        for jacobian, summary in zip(compared, summaries, strict=True):
+            for name, tensor in zip(names, summary, strict=True):
+                session.emit({"row": "tensor", "jacobian": jacobian.label, "tensor": name, **tensor.fields()})
+    return Outcome(kind=OutcomeKind.COMPLETED)
+
+
+def _pool_rows(draw: int, events: Sequence[PoolEvent], *, margins: bool) -> Iterator[Row]:
+    for index, event in enumerate(events):
+        counts = tie_counts(event)
+        row: Row = {"row": "pool", "draw": draw, "pool": index}
+        row |= {item.name: getattr(counts, item.name) for item in fields(counts)}
+        row |= {"margin_median_ulps": None, "margin_min_ulps": None}
+        if margins:
+            values = margins_in_ulps(event)
+            if values.numel():
+                row["margin_median_ulps"] = values.median().item()
+                row["margin_min_ulps"] = values.min().item()
+        yield row
+
+
+@dataclass
+class _Summary:
+    """One parameter tensor's gaps over all draws; non-finite draws are counted, and kept out of the norms."""
+
+    num_draws: int = 0
+    num_nonzero: int = 0
+    num_nonfinite: int = 0
+    l1_sum: float = 0.0
+    l1_max: float = 0.0
+    l2_max: float = 0.0
+    sup_max: float = 0.0
+    relative_max: float = 0.0
+
+    def add(self, gap: TensorGap) -> None:
+        self.num_draws += 1
+        if not (math.isfinite(gap.l1) and math.isfinite(gap.reference_l2)):
+            self.num_nonfinite += 1
+            return
+        self.num_nonzero += gap.l1 != 0.0
+        self.l1_sum += gap.l1
+        self.l1_max = max(self.l1_max, gap.l1)
+        self.l2_max = max(self.l2_max, gap.l2)
+        self.sup_max = max(self.sup_max, gap.sup)
+        self.relative_max = max(self.relative_max, gap.relative)
+
+    def fields(self) -> Row:
+        finite = self.num_draws - self.num_nonfinite
+        return {
+            "num_draws": self.num_draws,
+            "num_nonzero": self.num_nonzero,
+            "num_nonfinite": self.num_nonfinite,
+            "l1_mean": self.l1_sum / finite if finite else None,
+            "l1_max": self.l1_max,
+            "l2_max": self.l2_max,
+            "sup_max": self.sup_max,
+            "relative_max": self.relative_max,
+        }
+
+
+def _dump(summaries: Sequence[Sequence[_Summary]]) -> list[list[dict[str, float]]]:
+    return [[vars(tensor) for tensor in summary] for summary in summaries]
+
+
+def _resume(
+    session: Session, compared: Sequence[PoolJacobian], names: Sequence[str]
+) -> tuple[int, list[list[_Summary]]]:
+    checkpoint = session.restore()
+    if checkpoint is None:
+        return 0, [[_Summary() for _ in names] for _ in compared]
+    state = checkpoint.state
+    return state["draws"], [[_Summary(**tensor) for tensor in summary] for summary in state["summaries"]]
