@@ -58,7 +58,7 @@ class Session(Protocol):
         ...
 
     def restore(self) -> Checkpoint | None:
-        """The last checkpoint of this trial, with the rows emitted before it put back; None at a first start."""
+        """The last checkpoint, with the rows emitted before it put back; None at a first start."""
         ...
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -1,0 +1,247 @@
+"""One trial as text: a header, its rows, and a sealed closing line.
+
+Each line is one JSON object. The header says what was run (`cell`, `replicate`) and where from
+(`provenance`); every row is a flat object that names its kind in `"row"`; the closing line holds the
+outcome and, as its last field, the SHA-256 of every byte of the file before `,"sha256":"`. A file without
+that line is unfinished, a file whose sum differs is corrupt.
+
+Numbers survive bit for bit: Python prints the shortest decimal that reads back as the same double. JSON has
+no word for the numbers that are not finite, so they are the strings `"nan"`, `"inf"` and `"-inf"`; a *text*
+that reads like one of them is stored as `{"text": "nan"}`, so the two are never confused. A NaN's payload
+is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from tiebreak.design.axes import DesignError
+from tiebreak.design.cell import SCHEMA, Cell, Trial
+from tiebreak.records.durable import RecordError
+from tiebreak.records.session import Outcome, OutcomeKind, Row, Scalar
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""From the cell's fields at one schema to those at the next."""
+
+MIGRATIONS: Mapping[int, Migration] = {}
+"""The migration *from* each older schema. One that raises `SCHEMA` adds its own here."""
+
+_SEAL = b',"sha256":"'
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class CorruptRecord(RecordError):  # noqa: N818 - names the thing found
+    """Text that is not a whole record: unfinished, edited or damaged. The message says where."""
+
+
+class NewerRecord(RecordError):  # noqa: N818 - names the thing found
+    """A record of a later version of the program, which this one must not guess at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is kept of one trial.
+
+    Args:
+        trial: what was run.
+        provenance: where, when and with which versions, as plain JSON values; see `provenance.collect`.
+        rows: the measured rows in the order in which they were emitted.
+        outcome: how the trial ended.
+        elapsed_seconds: time spent measuring, over all attempts.
+
+    Example:
+        >>> from tiebreak.records.session import Outcome, OutcomeKind
+        >>> completed = Outcome(kind=OutcomeKind.COMPLETED)
+        >>> # Record(trial=trial, provenance={}, rows=(), outcome=completed, elapsed_seconds=0.5).to_text()
+    """
+
+    trial: Trial
+    provenance: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    outcome: Outcome
+    elapsed_seconds: float
+
+    def to_text(self) -> str:
+        """The record as JSON Lines, sealed.
+
+        Raises:
+            RecordError: a row that is not a flat object of scalars with its kind in `"row"`.
+        """
+        cell = self.trial.cell
+        header = {
+            "kind": "header",
+            "schema": SCHEMA,
+            "cell": cell.to_dict(),
+            "cell_id": cell.id,
+            "name": cell.name,
+            "replicate": self.trial.replicate,
+            "provenance": self.provenance,
+        }
+        closing = {
+            "kind": "end",
+            "outcome": {**asdict(self.outcome), "kind": str(self.outcome.kind)},
+            "num_rows": len(self.rows),
+            "elapsed_seconds": self.elapsed_seconds,
+        }
+        lines = [_dumps(header), *map(row_to_json, self.rows), _dumps(closing)]
+        sealed = "\n".join(lines).removesuffix("}")
+        digest = hashlib.sha256(sealed.encode()).hexdigest()
+        return f'{sealed},"sha256":"{digest}"}}\n'
+
+
+def parse(
+    content: bytes, *, place: str | None = None, migrations: Mapping[int, Migration] = MIGRATIONS
+) -> Record:
+    """Read a record back; an older one gets its cell brought to the present schema, its rows as they are.
+
+    Args:
+        content: the bytes of the file.
+        place: id of the trial whose place the file stands in, compared with the header when given.
+        migrations: from each older schema, the function to the next.
+
+    Raises:
+        CorruptRecord: unfinished, edited or damaged, or the record of another trial.
+        NewerRecord: written by a later version.
+    """
+    check_seal(content)
+    try:
+        header, *rows, closing = (json.loads(line, parse_constant=_refuse) for line in content.splitlines())
+        schema, replicate, stored_id = header["schema"], header["replicate"], header["cell_id"]
+        if schema > SCHEMA:
+            raise NewerRecord(
+                f"The record of {stored_id}/{replicate:04d} has schema {schema}, and this version reads up "
+                f"to {SCHEMA}. Update tiebreak to read it."
+            )
+        _check_identity(header, place=place)
+        if closing["num_rows"] != len(rows):
+            raise CorruptRecord(
+                f"the closing line counts {closing['num_rows']} rows, and there are {len(rows)}"
+            )
+        return Record(
+            trial=Trial(cell=_present_cell(header["cell"], schema, migrations), replicate=replicate),
+            provenance=header["provenance"],
+            rows=tuple(_row_from_tree(row) for row in rows),
+            outcome=Outcome(**{**closing["outcome"], "kind": OutcomeKind(closing["outcome"]["kind"])}),
+            elapsed_seconds=closing["elapsed_seconds"],
+        )
+    except RecordError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptRecord(
+            f"its lines are not those of a record: {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_seal(content: bytes) -> None:
+    """Check that a record is finished and unchanged, without reading its rows.
+
+    Raises:
+        CorruptRecord: it is not.
+    """
+    sealed, mark, digest = content.rpartition(_SEAL)
+    if (
+        not mark
+        or not sealed.rpartition(b"\n")[2].startswith(b'{"kind":"end"')
+        or not digest.endswith(b'"}\n')
+    ):
+        raise CorruptRecord("it has no whole closing line, so it was cut short")
+    if digest != f'{hashlib.sha256(sealed).hexdigest()}"}}\n'.encode():
+        raise CorruptRecord(
+            "its bytes do not have the sum that its closing line states, so they were changed"
+        )
+
+
+def row_to_json(row: Row) -> str:
+    """One row as one line of JSON, without the line's end.
+
+    Raises:
+        RecordError: a row that is not flat, not scalar, or does not name its kind.
+    """
+    if not isinstance(row.get("row"), str):
+        raise RecordError(f'A row names its kind in the text field "row", got {row!r}.')
+    return _dumps({key: _encoded(key, value) for key, value in row.items()})
+
+
+def row_from_json(line: str) -> Row:
+    """The inverse of `row_to_json`."""
+    return _row_from_tree(json.loads(line, parse_constant=_refuse))
+
+
+def migrated(
+    cell: Mapping[str, Any], *, schema: int, migrations: Mapping[int, Migration] = MIGRATIONS
+) -> dict[str, Any]:
+    """The fields of a cell stored at `schema`, at the present one.
+
+    Raises:
+        RecordError: no migration leads on from a schema on the way.
+    """
+    tree = dict(cell)
+    for step in range(schema, SCHEMA):
+        if step not in migrations:
+            raise RecordError(
+                f"Cells of schema {step} cannot be read: no migration leads to schema {SCHEMA}."
+            )
+        tree = migrations[step](tree)
+    return tree
+
+
+def _present_cell(tree: Mapping[str, Any], schema: int, migrations: Mapping[int, Migration]) -> Cell:
+    try:
+        return Cell.from_dict(migrated(tree, schema=schema, migrations=migrations))
+    except DesignError as error:
+        raise CorruptRecord(f"its cell cannot be: {error}") from error
+
+
+def _check_identity(header: Mapping[str, Any], *, place: str | None) -> None:
+    """Recompute the cell's id as its own schema did: the hash covers every field and the schema number."""
+    tree = {"schema": header["schema"], **header["cell"]}
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    identity = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    if identity != header["cell_id"]:
+        raise CorruptRecord(
+            f"its header states cell {header['cell_id']}, and its fields are those of {identity}"
+        )
+    trial = f"{identity}/{header['replicate']:04d}"
+    if place is not None and trial != place:
+        raise CorruptRecord(f"it is the record of {trial} in the place of {place}")
+
+
+def _dumps(tree: Mapping[str, Any]) -> str:
+    return json.dumps(tree, separators=(",", ":"), allow_nan=False)
+
+
+def _encoded(key: str, value: Scalar) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, str):
+        return {"text": str(value)} if value in _NOT_FINITE else value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise RecordError(
+        f"The field {key!r} of a row must be a number, a text, a truth value or None, got "
+        f"{type(value).__name__}. Convert it, for example with float(...)."
+    )
+
+
+def _row_from_tree(tree: dict[str, Any]) -> Row:
+    row = {key: _decoded(value) for key, value in tree.items()}
+    if not isinstance(row.get("row"), str):
+        raise CorruptRecord("a row does not name its kind")
+    return row
+
+
+def _decoded(value: Any) -> Scalar:
+    if isinstance(value, str):
+        return _NOT_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return cast(str, value["text"])
+    return value
+
+
+def _refuse(word: str) -> float:
+    raise CorruptRecord(f"it holds the bare word {word}, which is not JSON")

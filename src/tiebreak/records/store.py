@@ -1,0 +1,317 @@
+"""Where records lie: one file a trial, found by the trial's own identity."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tiebreak.design.axes import DesignError
+from tiebreak.design.cell import SCHEMA, Cell, Trial
+from tiebreak.design.study import Part, Study
+from tiebreak.records.durable import (
+    TEMPORARY,
+    RecordError,
+    StoreError,
+    create,
+    explained,
+    make_folder,
+    replace,
+)
+from tiebreak.records.record import (
+    MIGRATIONS,
+    CorruptRecord,
+    Migration,
+    NewerRecord,
+    Record,
+    check_seal,
+    migrated,
+    parse,
+)
+from tiebreak.records.session import OutcomeKind
+
+ATTEMPTS_SUFFIX = ".attempts"
+FAILED_PREFIX = "failed-"
+"""A failed record that was set aside is `failed-<number of the last attempt before it>.jsonl`."""
+_log = logging.getLogger(__name__)
+
+
+class AlreadyRecorded(RecordError):  # noqa: N818 - the answer of a race, not an accident
+    """Another writer's record of this trial stands; ours was dropped."""
+
+
+class RecordStore:
+    """The records and studies under one results folder.
+
+    A record appears whole or not at all, and the first writer of a trial wins. One that is found damaged is
+    renamed to `<name>.corrupt-<n>`, told to `notice`, and from then on the trial counts as not done.
+
+    Args:
+        root: the results folder; it need not exist yet.
+        notice: receives a sentence about each record that was set aside; by default a warning is logged.
+        migrations: from each older schema of a cell, the function to the next.
+
+    Example:
+        >>> store = RecordStore(Path("results"))
+        >>> # store.read(trial), store.write(record), [record.outcome for record in store.records()]
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        notice: Callable[[str], None] = _log.warning,
+        migrations: Mapping[int, Migration] = MIGRATIONS,
+    ) -> None:
+        self.root = Path(root)
+        self._notice = notice
+        self._migrations = migrations
+
+    def path(self, trial: Trial) -> Path:
+        """The file of a trial's record, whether or not it is there."""
+        return self.root / "records" / trial.cell.id / f"{trial.replicate:04d}.jsonl"
+
+    def attempts_folder(self, trial: Trial) -> Path:
+        """The folder beside the record that keeps how each attempt at the trial went."""
+        return self.path(trial).with_suffix(ATTEMPTS_SUFFIX)
+
+    def read(self, trial: Trial) -> Record | None:
+        """The record of a trial; None if there is none or it was damaged and has been set aside.
+
+        Raises:
+            NewerRecord: it was written by a later version.
+            StoreError: the file is there and cannot be read.
+        """
+        return self._read(self.path(trial), place=trial.id)
+
+    def is_done(self, trial: Trial) -> bool:
+        """Whether an undamaged record stands: its sum is checked, its rows are not read.
+
+        Raises:
+            StoreError: the file is there and cannot be read.
+        """
+        path = self.path(trial)
+        found = _content(path)
+        if found is None:
+            return False
+        content, inode = found
+        try:
+            check_seal(content)
+        except CorruptRecord as damage:
+            self._set_aside(path, inode=inode, damage=damage)
+            return False
+        return True
+
+    def write(self, record: Record) -> Path:
+        """Keep a record, for good: it is never replaced.
+
+        Returns:
+            The file.
+
+        Raises:
+            AlreadyRecorded: another writer was first; its record stands.
+            StoreError: it cannot be written; no partial file is left.
+        """
+        path = self.path(record.trial)
+        try:
+            create(path, record.to_text().encode())
+        except FileExistsError:
+            raise AlreadyRecorded(
+                f"Trial {record.trial.id} has a record already. The first one stands; this one was dropped."
+            ) from None
+        for leftover in path.parent.glob(f"{TEMPORARY}{path.name}-*"):  # of writers that were killed
+            with suppress(OSError):
+                leftover.unlink()
+        return path
+
+    def records(self) -> Iterator[Record]:
+        """Every record, by cell id and replicate; those of an older schema brought to the present one.
+
+        Raises:
+            NewerRecord: one was written by a later version.
+            StoreError: one cannot be read.
+        """
+        for path in sorted(self.root.glob("records/*/*.jsonl")):
+            record = self._read(path, place=f"{path.parent.name}/{path.stem}")
+            if record is not None:
+                yield record
+
+    def reopen(self, trial: Trial) -> bool:
+        """Set a *failed* trial's record aside, into its attempts, so that it is run again.
+
+        The attempts made so far no longer count towards the bound on failures.
+
+        Returns:
+            Whether there was a failed record. A measured record is never touched.
+        """
+        record = self.read(trial)
+        if record is None or record.outcome.kind is not OutcomeKind.FAILED:
+            return False
+        folder = self.attempts_folder(trial)
+        with explained(folder):
+            make_folder(folder)
+            last = max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=0)
+            os.replace(self.path(trial), folder / f"{FAILED_PREFIX}{last}.jsonl")
+        return True
+
+    def migrate(self) -> int:
+        """Re-stamp every record of an older schema: new cell, id and folder; the rows are the same bytes.
+
+        Call it once after an update that added an axis. A record already in the new place stays there.
+
+        Returns:
+            How many records were moved.
+
+        Raises:
+            StoreError: one cannot be written; it stands where it was.
+        """
+        moved = 0
+        for path in sorted(self.root.glob("records/*/*.jsonl")):
+            with explained(path), path.open("rb") as file:
+                if file.readline().startswith(f'{{"kind":"header","schema":{SCHEMA},'.encode()):
+                    continue
+            record = self._read(path, place=f"{path.parent.name}/{path.stem}")
+            if record is None:
+                continue
+            with suppress(AlreadyRecorded):
+                self.write(record)
+            with explained(path):
+                path.unlink()
+            with suppress(OSError):  # the old folder stays if something else is in it
+                path.parent.rmdir()
+            moved += 1
+        return moved
+
+    def study_path(self, name: str) -> Path:
+        """The file of a study, whether or not it is there."""
+        return self.root / "studies" / f"{name}.json"
+
+    def write_study(self, study: Study) -> Path:
+        """Keep what a study asks and which trials answer it; replaces what stood under its name.
+
+        Raises:
+            StoreError: it cannot be written; the old file stands.
+        """
+        cells = {cell.id: cell.to_dict() for part in study.parts for cell in part.cells}
+        tree = {
+            "schema": SCHEMA,
+            "name": study.name,
+            "question": study.question,
+            "hypothesis": study.hypothesis,
+            "parts": [
+                {
+                    "name": part.name,
+                    "num_replicates": part.num_replicates,
+                    "cells": [cell.id for cell in part.cells],
+                    "trials": [trial.id for trial in part.trials],
+                }
+                for part in study.parts
+            ],
+            "cells": cells,
+        }
+        path = self.study_path(study.name)
+        replace(path, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+        return path
+
+    def read_study(self, name: str) -> Study:
+        """A study that was kept, its cells brought to the present schema.
+
+        Raises:
+            RecordError: there is none of this name, it is damaged, or a later version wrote it.
+        """
+        path = self.study_path(name)
+        found = _content(path)
+        if found is None:
+            known = ", ".join(self.studies()) or "none yet"
+            raise RecordError(f"There is no study {name!r} at {path}. Studies that were run: {known}.")
+        try:
+            return _study_from_tree(json.loads(found[0]), self._migrations)
+        except NewerRecord:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"{path} is not a study file ({error}). Run the study again: that rewrites it."
+            ) from error
+
+    def studies(self) -> tuple[str, ...]:
+        """Names of the studies that were kept."""
+        folder = self.root / "studies"
+        return tuple(
+            path.relative_to(folder).with_suffix("").as_posix()
+            for path in sorted(folder.rglob("*.json"))
+            if not path.name.startswith(TEMPORARY)
+        )
+
+    def _read(self, path: Path, *, place: str) -> Record | None:
+        found = _content(path)
+        if found is None:
+            return None
+        content, inode = found
+        try:
+            return parse(content, place=place, migrations=self._migrations)
+        except CorruptRecord as damage:
+            self._set_aside(path, inode=inode, damage=damage)
+            return None
+
+    def _set_aside(self, path: Path, *, inode: int, damage: CorruptRecord) -> None:
+        with explained(path):
+            number = 1
+            while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+                number += 1
+            try:
+                os.rename(path, aside)
+            except FileNotFoundError:
+                return  # another process was faster
+            if (
+                aside.stat().st_ino != inode
+            ):  # ... and has already put a good record in its place: give it back
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+                aside.unlink()
+                return
+        self._notice(
+            f"The record {path} is damaged: {damage}. It was renamed to {aside.name}; its trial is run again."
+        )
+
+
+def _content(path: Path) -> tuple[bytes, int] | None:
+    """The bytes of a file and its inode; None if it is not there."""
+    with explained(path):
+        try:
+            with path.open("rb") as file:
+                return file.read(), os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            raise StoreError(f"{path} should be a file and is a folder. Move it away.") from None
+
+
+def _study_from_tree(tree: Mapping[str, Any], migrations: Mapping[int, Migration]) -> Study:
+    if tree["schema"] > SCHEMA:
+        raise NewerRecord(
+            f"The study {tree['name']} has schema {tree['schema']}, and this version reads up to {SCHEMA}. "
+            "Update tiebreak to read it."
+        )
+    cells = {
+        identity: Cell.from_dict(migrated(cell, schema=tree["schema"], migrations=migrations))
+        for identity, cell in tree["cells"].items()
+    }
+    if tree["schema"] == SCHEMA and any(identity != cell.id for identity, cell in cells.items()):
+        raise DesignError("a cell does not have the id it is listed under")
+    return Study(
+        name=tree["name"],
+        question=tree["question"],
+        hypothesis=tree["hypothesis"],
+        parts=tuple(
+            Part(
+                name=part["name"],
+                cells=tuple(cells[identity] for identity in part["cells"]),
+                num_replicates=part["num_replicates"],
+            )
+            for part in tree["parts"]
+        ),
+    )
