@@ -1,0 +1,107 @@
+"""ReLU whose derivative at 0 is an argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tiebreak.design.axes import DesignError
+
+
+def relu(x: Tensor, *, derivative_at_zero: float = 0.0) -> Tensor:
+    """max(x, 0) with a chosen derivative where x is 0 (or -0).
+
+    The value is that of `torch.relu` bit for bit. The incoming gradient g becomes 0 where x < 0, g where
+    x > 0 or x is NaN, and fl(derivative_at_zero * g) where x is 0. Values in [0, 1] are the Clarke
+    subdifferential; others are selections that agree with the derivative almost everywhere.
+
+    Args:
+        x: any shape, floating point.
+        derivative_at_zero: finite; 0 is PyTorch's own rule and runs PyTorch's own kernels.
+
+    Returns:
+        Shape and dtype of x.
+
+    Raises:
+        DesignError: a derivative that is not a finite number.
+
+    Source:
+        D. Bertoin, J. Bolte, S. Gerchinovitz, E. Pauwels, Numerical influence of ReLU'(0) on
+        backpropagation, NeurIPS 2021.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+        >>> relu(x, derivative_at_zero=0.5).sum().backward()
+        >>> x.grad.tolist()
+        [0.0, 0.5, 1.0]
+    """
+    derivative = _checked(derivative_at_zero)
+    if derivative == 0.0:
+        return torch.relu(x)
+    return _ReLU.apply(x, derivative)  # pyright: ignore[reportReturnType]
+
+
+class ReLU(nn.Module):
+    """Module of `relu`.
+
+    Args:
+        derivative_at_zero: finite.
+
+    Raises:
+        DesignError: a derivative that is not a finite number.
+    """
+
+    def __init__(self, derivative_at_zero: float = 0.0) -> None:
+        super().__init__()
+        self.derivative_at_zero = _checked(derivative_at_zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies `relu`."""
+        return relu(x, derivative_at_zero=self.derivative_at_zero)
+
+    def extra_repr(self) -> str:
+        """The derivative, for printing."""
+        return f"derivative_at_zero={self.derivative_at_zero}"
+
+
+def _checked(derivative: float) -> float:
+    if (
+        isinstance(derivative, bool)
+        or not isinstance(derivative, int | float)
+        or not math.isfinite(derivative)
+    ):
+        raise DesignError(
+            f"derivative_at_zero of a ReLU must be a finite number, got {derivative!r}. Use 0 for PyTorch's."
+        )
+    return float(derivative)
+
+
+class _ReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, derivative: float) -> Tensor:
+        return torch.relu(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        x, ctx.derivative = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _slope(x, gradient, ctx.derivative), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _slope(x, tangent, ctx.derivative)
+
+
+def _slope(x: Tensor, vector: Tensor, derivative: float) -> Tensor:
+    return torch.where(x == 0, derivative * vector, vector).masked_fill(x < 0, 0.0)
