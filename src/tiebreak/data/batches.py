@@ -1,0 +1,190 @@
+"""Batches whose order is a function of (seed, epoch) and whose randomness one of (seed, epoch, batch).
+
+| stream | keyed by | decides |
+|---|---|---|
+| `order` | order seed, epoch | the permutation of the training images |
+| `crop` | augment seed, epoch, batch | crops by position in the batch; CIFAR's flips too |
+| `flip` | augment seed, epoch, batch | flips after a resized crop |
+| `dither` | augment seed, epoch, batch | the noise added to normalised inputs |
+
+No stream depends on another or on what was fed before, so a run resumed at batch b sees the same bits, and
+a cell with noise has the crops of the cell without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
+from tiebreak.data.files import ImageFiles
+from tiebreak.data.pixels import NUM_TRIES, crop_flip, draw_crop_flip, flip, normalisation_table, normalise
+from tiebreak.data.streams import normals, permutation, stream, uniforms, whole_numbers
+from tiebreak.design.cell import Data
+
+
+class Batch(NamedTuple):
+    """Images and their classes.
+
+    Args:
+        images: fp32 (N, C, H, W), normalised.
+        labels: int64 (N,), from 0.
+    """
+
+    images: Float32[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"]
+
+
+def num_batches(dataset: DataSet, data: Data) -> int:
+    """Batches in an epoch of training; the last may be shorter and is kept, as in the published runs.
+
+    Raises:
+        DataError: no training images, or fewer than one batch.
+    """
+    num_images = len(dataset.train)
+    _require(dataset.train, name=dataset.name, split="training")
+    if data.batch_size > num_images:
+        raise DataError(
+            f"data.batch_size={data.batch_size} is more than the {num_images} training images of "
+            f"{dataset.name}. Use {num_images} or less."
+        )
+    return -(-num_images // data.batch_size)
+
+
+def train_batches(
+    dataset: DataSet,
+    *,
+    data: Data,
+    epoch: int,
+    order_seed: int,
+    augment_seed: int,
+    start: int = 0,
+    shuffle: bool = True,
+) -> Iterator[Batch]:
+    """One epoch of training batches, from batch `start` on.
+
+    Args:
+        dataset: from `load`, on any device; batches are made there.
+        data: how it is fed: batch size, augmentation, noise. What `load` was called with.
+        epoch: number of the epoch.
+        order_seed: decides the order, together with the epoch.
+        augment_seed: decides crops, flips and noise, together with the epoch and the number of the batch.
+        start: batches to skip, at no cost; the rest is the same bit for bit.
+        shuffle: False to feed the images in their stored order.
+
+    Returns:
+        An iterator over ceil(n / batch_size) - start batches.
+
+    Raises:
+        DataError: no training images, fewer than one batch, or an augmentation that is not defined.
+        ValueError: a start outside the epoch.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tiebreak.data import load
+        >>> data = Data(name="mnist5k", batch_size=1000)
+        >>> digits = load(data, root=Path("data"))
+        >>> epoch = train_batches(digits, data=data, epoch=1, order_seed=7, augment_seed=7, start=3)
+        >>> [len(batch.labels) for batch in epoch]
+        [1000]
+    """
+    count = num_batches(dataset, data)
+    if not 0 <= start <= count:
+        raise ValueError(f"start must be from 0 to {count}, the batches of an epoch, got {start}.")
+    _require_augmentation(dataset, data=data)
+    if shuffle:
+        order = permutation(stream("order", seed=order_seed, epoch=epoch), num=len(dataset.train))
+    else:
+        order = torch.arange(len(dataset.train))
+    chunks = order.split(data.batch_size)
+    return _train_batches(
+        dataset, data=data, epoch=epoch, augment_seed=augment_seed, start=start, chunks=chunks
+    )
+
+
+def _train_batches(
+    dataset: DataSet, *, data: Data, epoch: int, augment_seed: int, start: int, chunks: Sequence[Tensor]
+) -> Iterator[Batch]:
+    images, remaining = dataset.train, chunks[start:]
+    device = images.labels.device
+    table = _table(dataset)
+
+    def bits(name: str, batch: int):
+        return stream(name, seed=augment_seed, epoch=epoch, batch=batch)
+
+    resized = data.augment and dataset.augmentation is Augmentation.RESIZED_CROP
+    if resized and isinstance(images, ImageFiles):
+        crops = (
+            uniforms(bits("crop", batch), shape=(len(index), NUM_TRIES, 4))
+            for batch, index in enumerate(remaining, start)
+        )
+        source = images.read(remaining, crops=crops)
+    else:
+        source = images.read(remaining)
+    for batch, (index, pixels) in enumerate(zip(remaining, source, strict=True), start):
+        if resized:
+            pixels = flip(pixels, mirrored=whole_numbers(bits("flip", batch), num=len(index), below=2))
+        elif data.augment:
+            pixels = crop_flip(pixels, draw=draw_crop_flip(bits("crop", batch), num=len(index)))
+        inputs = normalise(pixels, table=table)
+        if data.dither:
+            noise = normals(bits("dither", batch), shape=tuple(inputs.shape))
+            inputs += noise.mul_(data.dither).to(device)
+        yield Batch(inputs, images.labels.index_select(0, index.to(device)))
+
+
+def test_batches(dataset: DataSet, *, batch_size: int) -> Iterator[Batch]:
+    """The test split once, in its stored order, normalised and nothing else.
+
+    Args:
+        dataset: from `load`, on any device.
+        batch_size: images a batch; the last may be shorter and is kept.
+
+    Raises:
+        DataError: no test images.
+        ValueError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+    _require(dataset.test, name=dataset.name, split="test")
+    return _test_batches(dataset, chunks=torch.arange(len(dataset.test)).split(batch_size))
+
+
+# pytest collects functions by this prefix wherever a test module imports them.
+test_batches.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _test_batches(dataset: DataSet, *, chunks: Sequence[Tensor]) -> Iterator[Batch]:
+    images, table = dataset.test, _table(dataset)
+    labels = images.labels
+    for index, pixels in zip(chunks, images.read(chunks), strict=True):
+        yield Batch(normalise(pixels, table=table), labels.index_select(0, index.to(labels.device)))
+
+
+def _table(dataset: DataSet) -> Tensor:
+    return normalisation_table(dataset.mean, std=dataset.std).to(dataset.train.labels.device)
+
+
+def _require(images: Images | ImageFiles, *, name: str, split: str) -> None:
+    if not len(images):
+        raise DataError(
+            f"{name} has no {split} images: there are none under {images.origin}. Put them there."
+        )
+
+
+def _require_augmentation(dataset: DataSet, *, data: Data) -> None:
+    if not data.augment:
+        return
+    if dataset.augmentation is Augmentation.NONE:
+        raise DataError(
+            f"data.augment=true, but no augmentation is defined for {dataset.name}. Use data.augment=false."
+        )
+    if dataset.augmentation is Augmentation.RESIZED_CROP and not isinstance(dataset.train, ImageFiles):
+        raise DataError(
+            f"{dataset.name} was loaded with data.augment=false, so its images are already cropped to one "
+            "size. Load it with data.augment=true."
+        )
