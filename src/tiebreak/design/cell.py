@@ -325,6 +325,11 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is None:
             return
+        highest = max(optimizer.lr, getattr(self.measure, "lr_high", 0.0))
+        if self.precision.storage == "float16" and highest > 65504.0:
+            raise DesignError(
+                f"a learning rate of {highest} is beyond the largest number of {self.precision}, 65504."
+            )
         if optimizer.loss_scale is LossScale.DYNAMIC and self.precision.storage != "float32":
             raise DesignError(
                 f"optimizer.loss_scale=dynamic needs fp32 parameters, got precision={self.precision}. "

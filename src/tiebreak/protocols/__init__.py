@@ -17,13 +17,13 @@ def measure(trial: Trial, session: Session) -> Outcome:
     """
     match trial.cell.measure:
         case Noise():
-            from tiebreak.protocols.noise import noise as protocol
+            from tiebreak.protocols.noise import measure_noise as protocol
         case Zones():
-            from tiebreak.protocols.zones import zones as protocol
+            from tiebreak.protocols.zones import measure_zones as protocol
         case Train():
-            from tiebreak.protocols.train import train as protocol
+            from tiebreak.protocols.train import measure_train as protocol
         case Drift():
-            from tiebreak.protocols.drift import drift as protocol
+            from tiebreak.protocols.drift import measure_drift as protocol
         case LrSearch():
-            from tiebreak.protocols.lr_search import lr_search as protocol
+            from tiebreak.protocols.lr_search import measure_lr_search as protocol
     return protocol(trial, session)

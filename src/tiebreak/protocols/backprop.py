@@ -18,7 +18,7 @@ from torch.autograd.graph import Node
 
 from tiebreak.design.axes import PoolJacobian
 from tiebreak.numerics.pooling import JacobianSwitch, PoolEvent
-from tiebreak.numerics.ties import live_ties, num_tied
+from tiebreak.numerics.ties import live_ties, tie_counts
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _live(event: PoolEvent) -> int:
     source = event.input.grad_fn
     if source is not None and source.name() == "ReluBackward0":
         return live_ties(event)
-    return num_tied(event)
+    return tie_counts(event).tied
 
 
 def _each(switch: JacobianSwitch, jacobians: Sequence[PoolJacobian]):

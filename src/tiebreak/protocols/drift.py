@@ -19,7 +19,7 @@ from tiebreak.protocols.training import Training
 from tiebreak.records.session import Outcome, OutcomeKind, Session
 
 
-def drift(trial: Trial, session: Session) -> Outcome:
+def measure_drift(trial: Trial, session: Session) -> Outcome:
     """Emit a `drift` row for each further Jacobian after each epoch: distance to the first one's weights.
 
     A run that goes non-finite stops being stepped; its rows carry `nonfinite` and NaN distances from then
@@ -40,12 +40,11 @@ def drift(trial: Trial, session: Session) -> Outcome:
         if checkpoint is not None:
             first, position = checkpoint.state["epoch"], checkpoint.state["position"]
             alive = list(checkpoint.state["alive"])
-        for epoch in range(first, measure.num_epochs):
             for index, run in enumerate(runs):
-                run.start_epoch(epoch)
-                if checkpoint is not None:
-                    run.restore(checkpoint, checkpoint.state["runs"][index], prefix=f"run{index}.")
-            checkpoint = None
+                run.restore(checkpoint, checkpoint.state["runs"][index], prefix=f"run{index}.")
+        for epoch in range(first, measure.num_epochs):
+            for run in runs:
+                run.start_epoch(epoch, continued=position > 0)
             for batch in setting.train_batches(epoch=epoch, start=position):
                 position += 1
                 for index, run in enumerate(runs):

@@ -16,7 +16,7 @@ from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 _NAME = "lr"
 
 
-def lr_search(trial: Trial, session: Session) -> Outcome:
+def measure_lr_search(trial: Trial, session: Session) -> Outcome:
     """Emit a `candidate` row a learning rate and a `best` row at the end.
 
     The tree-structured Parzen estimator proposes, the median rule prunes after each epoch. The sampler is

@@ -15,7 +15,7 @@ from tiebreak.protocols.setting import prepare
 from tiebreak.records.session import Outcome, OutcomeKind, Session
 
 
-def noise(trial: Trial, session: Session) -> Outcome:
+def measure_noise(trial: Trial, session: Session) -> Outcome:
     """Emit a `noise` row for each repeat: the gap to the first backward pass of the same batch.
 
     Forward and backward pass are both repeated; parameters and batch are not touched in between.

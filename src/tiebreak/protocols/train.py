@@ -11,7 +11,7 @@ from tiebreak.protocols.training import Score, Training
 from tiebreak.records.session import Outcome, OutcomeKind, Session
 
 
-def train(trial: Trial, session: Session) -> Outcome:
+def measure_train(trial: Trial, session: Session) -> Outcome:
     """Emit an `epoch` row after each epoch, and a `nonfinite` row if the run diverges, which ends it."""
     measure = trial.cell.measure
     assert isinstance(measure, Train)
@@ -23,16 +23,13 @@ def train(trial: Trial, session: Session) -> Outcome:
             num_epochs=measure.num_epochs,
         )
         steps = num_batches(setting.dataset, trial.cell.data)
-        epoch, position = 0, 0
+        first, position = 0, 0
         if (checkpoint := session.restore()) is not None:
-            epoch, position = checkpoint.state["epoch"], checkpoint.state["position"]
+            first, position = checkpoint.state["epoch"], checkpoint.state["position"]
+            training.restore(checkpoint, checkpoint.state["training"])
         score: Score | None = None
-        resumed = checkpoint
-        for epoch in range(epoch, measure.num_epochs):
-            lr = training.start_epoch(epoch)
-            if resumed is not None:
-                training.restore(resumed, resumed.state["training"])
-                resumed = None
+        for epoch in range(first, measure.num_epochs):
+            lr = training.start_epoch(epoch, continued=position > 0)
             for batch in setting.train_batches(epoch=epoch, start=position):
                 nonfinite = training.step(batch)
                 position += 1

@@ -78,12 +78,16 @@ class Training:
         self._num_correct = 0
         self._num_seen = 0
 
-    def start_epoch(self, epoch: int) -> float:
-        """Set the learning rate of the `epoch`-th epoch (from 0), clear the running sums; returns the rate."""
+    def start_epoch(self, epoch: int, *, continued: bool = False) -> float:
+        """Set the rate of the `epoch`-th epoch (from 0) and return it.
+
+        The running sums are cleared unless the epoch is `continued` after a restore.
+        """
         lr = learning_rate(self._settings, epoch=epoch, num_epochs=self._num_epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._loss_sum, self._num_correct, self._num_seen = 0.0, 0, 0
+        if not continued:
+            self._loss_sum, self._num_correct, self._num_seen = 0.0, 0, 0
         return lr
 
     def step(self, batch: Batch) -> NonFinite | None:

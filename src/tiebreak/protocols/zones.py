@@ -12,10 +12,12 @@ from functools import partial
 from itertools import islice
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tiebreak.data import num_batches
-from tiebreak.design.axes import Forward, PoolJacobian
+from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
 from tiebreak.design.cell import Trial, Zones
+from tiebreak.models import rewrite_pools
 from tiebreak.numerics.gap import Gap, GapMeter, TensorGap
 from tiebreak.numerics.pooling import JacobianSwitch, PoolEvent
 from tiebreak.numerics.ties import margins_in_ulps, tie_counts
@@ -67,6 +69,50 @@ def draw_gaps(
     return Draw(gaps=gaps, live_ties=sum(result.live), events=result.events)
 
 
+def zones(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    jacobians: Sequence[PoolJacobian] = (NATIVE, MINIMAL),
+    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+) -> Draw:
+    """How far the gradients of any network's loss are apart for several pool Jacobians, on one batch.
+
+    The network is not touched: a copy with its pools replaced is run in the model's own mode, so dropout
+    and batch norm behave as they would.
+
+    Args:
+        model: any module with max pools, as modules or functional calls.
+        images: a batch in the model's dtype and on its device.
+        labels: what `loss` takes as its second argument.
+        jacobians: two or more with the same forward arm; the first is the reference.
+        loss: scalar from the model's output and the labels.
+
+    Returns:
+        Gaps to the reference and the ties of every pool.
+
+    Raises:
+        DesignError: fewer than two Jacobians, or both forward arms.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+        >>> images = torch.zeros(5, 1, 8, 8)  # flat: every window ties
+        >>> result = zones(net, images, torch.zeros(5, dtype=torch.long))
+        >>> result.gaps[0].relative < 1e-6  # equal over the reals, so at most a rounding residue
+        True
+    """
+    if len(jacobians) < 2 or len({jacobian.forward for jacobian in jacobians}) > 1:
+        raise DesignError(
+            "zones compares two or more Jacobians with the same forward arm, got "
+            f"{', '.join(jacobian.label for jacobian in jacobians) or 'none'}."
+        )
+    switch = JacobianSwitch(jacobians[0])
+    network = rewrite_pools(model, jacobian=switch)
+    return draw_gaps(network, lambda: loss(network(images), labels), switch=switch, jacobians=jacobians)
+
+
 def _separately(
     loss: Callable[[], Tensor],
     parameters: Sequence[Tensor],
@@ -88,8 +134,8 @@ def _separately(
     )
 
 
-def zones(trial: Trial, session: Session) -> Outcome:
-    """Emit `gap` and `pool` rows for each batch, and a `tensor` summary a (Jacobian, parameter) at the end."""
+def measure_zones(trial: Trial, session: Session) -> Outcome:
+    """Emit `gap` and `pool` rows for each batch, at the end a `tensor` row a (Jacobian, parameter)."""
     cell = trial.cell
     measure = cell.measure
     assert isinstance(measure, Zones)
