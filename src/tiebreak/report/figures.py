@@ -1,0 +1,165 @@
+"""Every figure of a study from its folder of tables, as PDF and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
+from tiebreak.report.style import save
+from tiebreak.report.tables import read_tables
+from tiebreak.report.training_figures import accuracy_figure, curves_figure, difference_figure
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureKind:
+    """A figure: its file name, the tables it needs, what it shows and how to read it.
+
+    Args:
+        name: of the files, without suffix.
+        title: a heading.
+        table: the table that stands behind it.
+        caption: how to read it.
+        needs: every table without which there is no figure.
+        draw: tables to figure.
+    """
+
+    name: str
+    title: str
+    table: str
+    caption: str
+    needs: tuple[str, ...]
+    draw: Callable[[Tables], Figure]
+
+
+FIGURES = (
+    FigureKind(
+        name="zones",
+        title="Share of batches with a gap above the threshold",
+        table="zones",
+        caption=(
+            "A batch counts when the gap between the backward pass with the named Jacobian and that with the "
+            "reference exceeds the threshold of its column. Points: mean of per-init shares. Arms: 95 % "
+            "bootstrap over inits, given from 5 inits on; arms of no length mean that every init had the same "
+            "share, and the table gives the share of inits with its exact interval. The published thresholds are absolute and exist for "
+            "fp16, fp32 and fp64; a star marks one taken by analogy. A threshold does not prove that automatic "
+            "differentiation is wrong over the reals; non-finite draws are counted apart."
+        ),
+        needs=("zones",),
+        draw=lambda tables: zones_figure(tables["zones"]),
+    ),
+    FigureKind(
+        name="gaps",
+        title="How large the gaps are",
+        table="gaps",
+        caption=(
+            "Share of draws by decade of the gap (sum over tensors of sup norms). Each decade holds its lower "
+            "edge. Gaps of exactly 0 and non-finite ones have bins of their own, so the bars of one Jacobian "
+            "in one panel sum to 100 %."
+        ),
+        needs=("gaps",),
+        draw=lambda tables: gaps_figure(tables["gaps"]),
+    ),
+    FigureKind(
+        name="ties",
+        title="Where ties are",
+        table="ties",
+        caption=(
+            "Share of pooling windows whose maximum is attained more than once, by pool. After a ReLU, ties at "
+            "zero send no gradient on; only ties above zero can act. Points: mean of per-init shares. Arms: "
+            "95 % bootstrap over inits, given from 5 inits on. The vertical axis is linear next to zero and "
+            "logarithmic above where shares differ by orders of magnitude."
+        ),
+        needs=("ties",),
+        draw=lambda tables: ties_figure(tables["ties"]),
+    ),
+    FigureKind(
+        name="accuracy",
+        title="Test accuracy by Jacobian",
+        table="accuracy",
+        caption=(
+            "Accuracy after the last epoch. Each point is a run; the bar is mean and sample standard deviation "
+            "of the runs that reached their last epoch. Runs that diverged have no final accuracy: their "
+            "number stands at their beta. The axis always reaches from 0 to 100 %."
+        ),
+        needs=("accuracy", "runs"),
+        draw=lambda tables: accuracy_figure(tables["accuracy"], tables["runs"]),
+    ),
+    FigureKind(
+        name="pairs",
+        title="Difference to PyTorch's Jacobian",
+        table="pairs",
+        caption=(
+            "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: both runs of a "
+            "pair start from the same weights and see the same batches. Pairs with a diverged run have no "
+            "difference and are counted in words."
+        ),
+        needs=("pairs", "runs"),
+        draw=lambda tables: difference_figure(
+            tables["pairs"],
+            tables["runs"],
+            label=r"accuracy minus that of $\beta = 0$",
+            treated="this",
+            reference=r"$\beta = 0$",
+        ),
+    ),
+    FigureKind(
+        name="forward_arm",
+        title="Does the way the value is computed matter?",
+        table="forward_arm",
+        caption=(
+            "The blended forward computes beta * minimal + (1 - beta) * native in the working precision, as the "
+            "published code does; the exact forward returns the maximum bit for bit. Each point is a pair of "
+            "runs that differ in nothing else. The reference is the blended arm."
+        ),
+        needs=("forward_arm", "runs"),
+        draw=lambda tables: difference_figure(
+            tables["forward_arm"],
+            tables["runs"],
+            label="accuracy, exact minus blended",
+            treated="exact",
+            reference="blended",
+        ),
+    ),
+    FigureKind(
+        name="curves",
+        title="Learning curves",
+        table="runs",
+        caption=(
+            "Each line is a run. A cross at the bottom edge stands at the epoch in which a run diverged; its line "
+            "ends there, nothing is filled in."
+        ),
+        needs=("runs",),
+        draw=lambda tables: curves_figure(tables.get("epochs", pd.DataFrame()), tables["runs"]),
+    ),
+)
+"""Every figure there is, in the order of the page."""
+
+
+def draw_figures(tables_folder: Path, figures_folder: Path) -> list[Path]:
+    """Draw every figure whose tables are there.
+
+    Args:
+        tables_folder: what `write_tables` wrote.
+        figures_folder: made if absent; figures of an earlier run that have no table now are removed.
+
+    Returns:
+        The files written, PDF before PNG, in the order of `FIGURES`.
+    """
+    tables = read_tables(tables_folder)
+    figures_folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for kind in FIGURES:
+        path = figures_folder / kind.name
+        if all(name in tables for name in kind.needs):
+            written += save(kind.draw(tables), path)
+        else:
+            for suffix in (".pdf", ".png"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+    return written

@@ -1,0 +1,134 @@
+"""How a table is laid out in panels: which axes vary, in which order, under which words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tiebreak.design.axes import Precision
+from tiebreak.design.cell import Data, Drift, Execution, LrSearch, Network, Noise, Optimizer, Train, Zones
+from tiebreak.report.style import MUTED
+
+_BARE = ("data", "arch", "optimizer", "precision", "forward")
+_RULE = ("precision", "jacobian", "beta", "selection", "forward", "protocol")
+_SUFFIX = "-blended"
+
+
+def axis_names() -> tuple[str, ...]:
+    """Columns of a table that are axes of the design, the most telling first."""
+    kinds = (Network, Data, Optimizer, Noise, Zones, Train, Drift, LrSearch, Execution)
+    declared = (item.name for kind in kinds for item in fields(kind))
+    named = ("data", "arch", "batch_norm", "optimizer", *_RULE)
+    return tuple(dict.fromkeys([*named, *(name for name in declared if name not in ("name", "optimizer"))]))
+
+
+def varying_axes(table: pd.DataFrame) -> list[str]:
+    """Axes with more than one value in the table and one value in each cell."""
+    names = [name for name in axis_names() if name in table and table[name].nunique(dropna=False) > 1]
+    if not names:
+        return []
+    within = table.groupby("cell")[names].nunique(dropna=False)
+    return [name for name in names if within[name].max() == 1]
+
+
+def context(table: pd.DataFrame) -> pd.Series:
+    """Words for whatever distinguishes cells besides precision and pool Jacobian; "" if nothing does.
+
+    Batch norm comes in words of its own; a panel has one context.
+    """
+    names = [name for name in varying_axes(table) if name not in _RULE]
+    if not names:
+        return pd.Series("", index=table.index, dtype=object)
+    return table.apply(lambda row: ", ".join(_word(name, row[name]) for name in names), axis=1).astype(str)
+
+
+def _word(name: str, value: Any) -> str:
+    if name == "batch_norm":
+        return "batch norm" if value else "no batch norm"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if name in _BARE else f"{name.replace('_', ' ')} {value}"
+
+
+def precisions(table: pd.DataFrame) -> list[str]:
+    """Precisions of the table, from the coarsest to the finest."""
+    present = set(table["precision"])
+    return [str(precision) for precision in Precision if precision in present]
+
+
+def rules(table: pd.DataFrame) -> list[str]:
+    """Rules at ties in the table, the beta family by beta, then the others; forward arms share a rule."""
+    keyed = table.assign(rule=rule(table)).drop_duplicates("rule")
+    selection = keyed["selection"] if "selection" in keyed else pd.Series("beta", index=keyed.index)
+    keyed = keyed.assign(other=selection.fillna("beta") != "beta", by=keyed["beta"].fillna(np.inf))
+    return keyed.sort_values(["other", "by", "rule"])["rule"].tolist()
+
+
+def rule(table: pd.DataFrame) -> pd.Series:
+    """Label of the Jacobian without its forward arm."""
+    return table["jacobian"].str.removesuffix(_SUFFIX)
+
+
+def rule_tick(name: str) -> str:
+    """Short words for a rule on an axis: beta as a number, powers of ten from 1,000 on as such."""
+    text = {"native": "0", "minimal": "1"}.get(name, name.removeprefix("beta"))
+    if text.startswith("1000") and set(text[1:]) == {"0"}:
+        return f"$10^{{{len(text) - 1}}}$"
+    return text.replace("_", "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Panels in rows and columns, each found by its names."""
+
+    figure: Figure
+    rows: list[str]
+    columns: list[str]
+    axes: np.ndarray
+
+    def at(self, row: str, column: str) -> Axes:
+        """The panel of a row and a column."""
+        return self.axes[self.rows.index(row), self.columns.index(column)]
+
+    def legend(self, *, title: str | None = None, num_columns: int = 6) -> None:
+        """One legend above all panels, of the first artist of each label."""
+        found: dict[str, Any] = {}
+        for axes in self.axes.flat:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        if found:
+            self.figure.legend(
+                found.values(), found.keys(), title=title, ncols=num_columns, loc="outside upper center"
+            )
+
+
+def grid(figure: Figure, *, rows: list[str], columns: list[str], share_y: bool = True) -> Grid:
+    """Panels with the columns' names above the first row and the rows' names at the right of the last column."""
+    axes = figure.subplots(len(rows), len(columns), sharex=False, sharey=share_y, squeeze=False)
+    for index, name in enumerate(columns):
+        axes[0, index].set_title(name, fontweight="bold")
+    for index, name in enumerate(rows):
+        axes[index, -1].annotate(
+            name, xy=(1, 0.5), xytext=(5, 0), xycoords="axes fraction", textcoords="offset points", ha="left",
+            va="center", rotation=270, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+    return Grid(figure=figure, rows=rows, columns=columns, axes=axes)
+
+
+def note(axes: Axes, x: float, y: float, text: str, *, colour: str = MUTED) -> None:
+    """Upright small print that starts at a point in data coordinates."""
+    axes.text(
+        x, y, text, color=colour, fontsize=6, rotation=90, ha="center", va="bottom", zorder=4,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
+    )  # fmt: skip
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers only."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

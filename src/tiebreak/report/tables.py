@@ -1,0 +1,337 @@
+"""Derived tables: records in, one DataFrame per question out, and a folder of CSV files.
+
+Every function of a table is pure. `write_tables` reads a store, and is the only one that touches files
+besides `read_tables`. A table without rows is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tiebreak.design.axes import Precision
+from tiebreak.design.study import Study
+from tiebreak.records.session import OutcomeKind
+from tiebreak.records.store import RecordStore
+from tiebreak.records.table import MISSING, rows_frame, trials_frame
+from tiebreak.report.stats import bootstrap_mean
+from tiebreak.report.training import accuracy_table, forward_table, pair_table, run_table
+from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
+
+ROW_KINDS = {
+    "noise": ("noise",),
+    "zones": ("gap", "pool", "tensor"),
+    "train": ("epoch", "nonfinite"),
+    "drift": ("drift",),
+    "lr_search": ("candidate", "best"),
+}
+"""Kinds of rows that each protocol leaves."""
+
+INDEX = "index.json"
+"""File beside the tables that says what each was made from."""
+
+_ORDER = (
+    "protocol", "data", "arch", "batch_norm", "optimizer", "precision", "forward", "selection", "beta", "jacobian",
+    "recipe", "cell", "replicate", "epoch", "pool",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """What tables are made from.
+
+    Args:
+        cells: the axes of each cell of the study, one row a cell.
+        trials: one row per planned trial: `cell`, `replicate`, `outcome` ("missing" without a record),
+            `step`, `reason` and provenance.
+        rows: rows by kind, each with `cell` and `replicate`; a kind may be absent.
+    """
+
+    cells: pd.DataFrame
+    trials: pd.DataFrame
+    rows: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def of(self, kind: str) -> pd.DataFrame:
+        """Rows of one kind; an empty frame with `cell` and `replicate` if there are none."""
+        return self.rows.get(kind, pd.DataFrame(columns=["cell", "replicate"]))
+
+
+def read_frames(store: RecordStore, study: Study, *, pool_devices: bool = False) -> Frames:
+    """Everything the store holds about a study.
+
+    Raises:
+        PoolingError: records of different devices, unless `pool_devices`.
+    """
+    cells = {trial.cell.id: trial.cell for trial in study.trials}
+    trials = trials_frame(store, study, pool_devices=pool_devices)
+    kinds = [
+        kind for name in dict.fromkeys(cell.protocol for cell in cells.values()) for kind in ROW_KINDS[name]
+    ]
+    rows = {kind: rows_frame(store, study, row=kind, axes=(), pool_devices=pool_devices) for kind in kinds}
+    return Frames(
+        cells=pd.DataFrame([cell.axes() for cell in cells.values()]),
+        trials=trials,
+        rows={kind: frame for kind, frame in rows.items() if len(frame)},
+    )
+
+
+def outcome_table(frames: Frames) -> pd.DataFrame:
+    """Outcomes per cell: `num_planned` and `num_` of completed, diverged, not_learned, failed and missing."""
+    kinds = [*map(str, OutcomeKind), MISSING]
+    counts = pd.crosstab(frames.trials["cell"], frames.trials["outcome"]).reindex(columns=kinds, fill_value=0)
+    counts.columns = pd.Index([f"num_{kind}" for kind in kinds])
+    counts.insert(0, "num_planned", counts.sum(axis=1))
+    return counts.reset_index()
+
+
+def tie_table(pools: pd.DataFrame) -> pd.DataFrame:
+    """Ties per cell and pool.
+
+    Args:
+        pools: rows of kind `pool` with `cell` and `replicate`.
+
+    Returns:
+        `share_tied`, `share_at_zero`, `share_above_zero`, `share_below_zero`: of windows, mean of per-init
+        shares, the two middle ones with a bootstrap over inits; `mean_multiplicity` of tied windows (NaN
+        without any), `max_multiplicity`; `margin_median_ulps` (median over inits) and `margin_min_ulps`, of
+        the first draw of each init.
+    """
+    records = []
+    for (cell, pool), group in pools.groupby(["cell", "pool"], sort=False):
+        sums = group.groupby("replicate")[
+            ["windows", "tied", "tied_at_zero", "tied_above_zero", "tied_below_zero"]
+        ].sum()
+        tied, margins = group["tied"].to_numpy(dtype=float), group[["margin_median_ulps", "margin_min_ulps"]]
+        weighted = (group["mean_multiplicity"].astype(float) * tied)[tied > 0].sum()
+        record: dict[str, Any] = {
+            "cell": cell,
+            "pool": pool,
+            "num_inits": len(sums),
+            "num_draws": len(group),
+            "num_windows": int(sums["windows"].sum()),
+            "share_tied": float((sums["tied"] / sums["windows"]).mean()),
+            "share_below_zero": float((sums["tied_below_zero"] / sums["windows"]).mean()),
+        }
+        for name in ("at_zero", "above_zero"):
+            estimate = bootstrap_mean((sums[f"tied_{name}"] / sums["windows"]).to_numpy(dtype=float))
+            record |= {
+                f"share_{name}": estimate.mean,
+                f"share_{name}_low": estimate.low,
+                f"share_{name}_high": estimate.high,
+            }
+        record["mean_multiplicity"] = weighted / tied.sum() if tied.sum() else math.nan
+        record["max_multiplicity"] = int(group["max_multiplicity"].max())
+        record["margin_median_ulps"] = float(margins["margin_median_ulps"].astype(float).median())
+        record["margin_min_ulps"] = float(margins["margin_min_ulps"].astype(float).min())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def noise_table(noise: pd.DataFrame) -> pd.DataFrame:
+    """The non-determinism floor per cell: gaps between repeats of the same backward pass."""
+    records = []
+    for cell, group in noise.groupby("cell", sort=False):
+        sup = group["gap_sup_sum"].astype(float)
+        finite = sup[~group["nonfinite"].astype(bool)]
+        records.append(
+            {
+                "cell": cell,
+                "num_inits": group["replicate"].nunique(),
+                "num_comparisons": len(group),
+                "num_nonfinite": len(group) - len(finite),
+                "share_zero": float((finite == 0).sum() / len(group)),
+                "gap_median": float(finite.median()) if len(finite) else math.nan,
+                "gap_max": float(finite.max()) if len(finite) else math.nan,
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def drift_table(drift: pd.DataFrame) -> pd.DataFrame:
+    """Weight distance to the reference run by epoch; non-finite distances are counted, not averaged."""
+    records = []
+    for key, group in drift.groupby(["cell", "jacobian", "copy", "epoch"], sort=False):
+        cell, jacobian, copy, epoch = key
+        bad = group["nonfinite"].astype(bool)
+        record: dict[str, Any] = {"cell": cell, "jacobian": jacobian, "copy": copy, "epoch": epoch}
+        record |= {"num_inits": len(group), "num_nonfinite": int(bad.sum())}
+        for name in ("distance_l1", "distance_l2"):
+            values = group.loc[~bad, name].astype(float)
+            record |= {
+                f"{name}_mean": values.mean(),
+                f"{name}_min": values.min(),
+                f"{name}_max": values.max(),
+            }
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def lr_search_table(candidates: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate found per trial, with how many candidates were tried, pruned and non-finite."""
+    table = best[["cell", "replicate", "lr", "validation_accuracy"]].rename(columns={"lr": "best_lr"})
+    if not len(candidates):
+        return table
+    counts = candidates.groupby(["cell", "replicate"], as_index=False).agg(
+        num_candidates=("candidate", "size"), num_pruned=("pruned", "sum"), num_nonfinite=("nonfinite", "sum")
+    )
+    return table.merge(counts, on=["cell", "replicate"], how="outer")
+
+
+def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
+    """Every table that has rows, by name, axes of the cell first, in a stable order.
+
+    Besides the tables of results there are those that figures need: `zone_inits` (shares per init), `gaps`
+    (counts by decade), `runs` (one row a training run) and `epochs`.
+    """
+    cells = frames.cells
+    by_protocol = frames.trials["cell"].map(cells.set_index("cell")["protocol"])
+    tables = {"trials": frames.trials, "outcomes": outcome_table(frames)}
+    if len(gaps := frames.of("gap")):
+        gaps = gaps.merge(cells[["cell", "precision"]], on="cell")
+        tables |= {"zones": zone_shares(gaps), "gaps": gap_histogram(gaps)}
+        tables["zone_inits"] = init_shares(gaps).drop(columns="precision")
+    if len(pools := frames.of("pool")):
+        tables["ties"] = tie_table(pools)
+    if len(training := frames.trials[by_protocol == "train"]):
+        runs = run_table(training, frames.of("epoch"), frames.of("nonfinite"))
+        of_training = cells[cells["protocol"] == "train"]
+        tables |= {"runs": runs, "accuracy": accuracy_table(runs)}
+        tables |= {"pairs": pair_table(runs, of_training), "forward_arm": forward_table(runs, of_training)}
+        tables["epochs"] = frames.of("epoch")
+    if len(noise := frames.of("noise")):
+        tables["noise"] = noise_table(noise)
+    if len(drift := frames.of("drift")):
+        tables["drift"] = drift_table(drift)
+    if len(best := frames.of("best")):
+        tables["lr_search"] = lr_search_table(frames.of("candidate"), best)
+    return {name: in_order(with_axes(table, cells)) for name, table in tables.items() if len(table)}
+
+
+def with_axes(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The table with the axes of its cells in front; what the table itself says of an axis stands."""
+    if "jacobian" in table and "trial" not in table:
+        # A row about one Jacobian of several: the cell's list becomes the reference it is compared with.
+        cells = cells.assign(reference=cells["jacobian"].str.split().str[0])
+    axes = cells[[name for name in cells.columns if name == "cell" or name not in table.columns]]
+    axes = axes[axes["cell"].isin(table["cell"])].dropna(axis="columns", how="all")
+    joined = table.merge(axes, on="cell", how="left", validate="many_to_one")
+    names = [*axes.columns, *(name for name in table.columns if name != "cell")]
+    return joined[names]
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows sorted by axes, precisions from the coarsest to the finest, the same on every machine."""
+    names = [name for name in _ORDER if name in table.columns]
+    ranks = {str(precision): rank for rank, precision in enumerate(Precision)}
+
+    def rank(column: pd.Series) -> pd.Series:
+        return column.map(ranks) if column.name == "precision" else column
+
+    return table.sort_values(names, key=rank, kind="stable", na_position="last").reset_index(drop=True)
+
+
+def write_tables(
+    store: RecordStore, study: Study, folder: Path, *, command: str | None = None, pool_devices: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Make every table of a study and write it to `folder`, with an index of provenance.
+
+    Floats are written in their shortest spelling that reads back to the same number. Tables of an earlier
+    run that have no rows now are removed.
+
+    Args:
+        store: where the records are.
+        study: whose tables.
+        folder: made if absent; `<table>.csv` and `index.json` are written.
+        command: what to type to make them again.
+        pool_devices: let records of different devices into one table.
+
+    Returns:
+        The tables by name.
+
+    Raises:
+        PoolingError: records of different devices, unless `pool_devices`.
+    """
+    frames = read_frames(store, study, pool_devices=pool_devices)
+    tables = build_tables(frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in set(read_index(folder)) - set(tables):
+        (folder / f"{stale}.csv").unlink(missing_ok=True)
+    for name, table in tables.items():
+        (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+    entries = table_index(
+        tables, frames, study=study.name, command=command or f"tiebreak tabulate {study.name}"
+    )
+    (folder / INDEX).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return tables
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table as CSV text, LF line ends; an empty field is a number that is missing, undefined or NaN."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def table_index(
+    tables: Mapping[str, pd.DataFrame], frames: Frames, *, study: str, command: str
+) -> dict[str, dict[str, Any]]:
+    """What each table was made from: study, commits, devices, number of records, command, dates, rows."""
+    entries = {}
+    for name, table in tables.items():
+        made = frames.trials[
+            frames.trials["cell"].isin(table["cell"]) & (frames.trials["outcome"] != MISSING)
+        ]
+        ended = sorted(_texts(made, "ended"))
+        entries[name] = {
+            "study": study,
+            "command": command,
+            "rows": len(table),
+            "records": len(made),
+            "commits": sorted(set(_texts(made, "commit"))),
+            "devices": sorted(set(_texts(made, "device_name"))),
+            "dirty": bool((made["dirty"] == True).any()),  # noqa: E712 - None is neither
+            "first": ended[0] if ended else None,
+            "last": ended[-1] if ended else None,
+        }
+    return entries
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables that `write_tables` left in a folder, floats bit for bit."""
+    return {name: _typed(pd.read_csv(folder / f"{name}.csv", dtype=str)) for name in read_index(folder)}
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The index of a folder of tables; empty if there is none."""
+    path = folder / INDEX
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+# Names that may look like numbers: a cell id can be all digits, or 123e45678901.
+_TEXTS = ("trial", "cell", "reference_cell", "commit", "jacobian", "reference", "folder", "reason", "torch")
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: column if name in _TEXTS else _parsed(column) for name, column in table.items()}
+    )
+
+
+def _parsed(column: pd.Series) -> pd.Series:
+    """Text as truth values or numbers if every field is one; Python's own reading of a float is exact."""
+    known = column.dropna()
+    if len(known) and known.isin(["True", "False"]).all():
+        return column.map({"True": True, "False": False})
+    try:
+        whole = len(known) == len(column) and not known.str.contains(r"[.enEN]", regex=True).any()
+        return column.map(int if whole else float, na_action="ignore").astype(int if whole else float)
+    except ValueError:
+        return column
+
+
+def _texts(frame: pd.DataFrame, column: str) -> Iterable[str]:
+    return [] if column not in frame else [str(value) for value in frame[column].dropna()]

@@ -1,0 +1,283 @@
+"""Figures of training: accuracy, learning curves, paired differences. A diverged run is always drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tiebreak.design.axes import Forward
+from tiebreak.records.session import OutcomeKind
+from tiebreak.report.panels import Grid, context, grid, note, precisions, rule, rule_tick, rules, whole_ticks
+from tiebreak.report.style import (
+    DIVERGED,
+    MUTED,
+    PAGE_INCHES,
+    colours,
+    markers,
+    new_figure,
+    offsets,
+    paper_style,
+)
+
+_FORWARDS = [str(forward) for forward in Forward]
+_DASHES = {str(Forward.EXACT): "-", str(Forward.BLENDED): (0, (3, 1.5))}
+_BETA = r"$\beta$ (rule at ties)"
+
+
+def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Final test accuracy by beta: every replicate a point, mean and sd, chance, and diverged counts in words.
+
+    Args:
+        accuracy: table `accuracy`.
+        runs: table `runs`.
+    """
+    accuracy = _placed(accuracy)
+    runs = runs.merge(accuracy[["cell", "context", "rule"]], on="cell")
+    with paper_style():
+        panels, shift = _rule_panels(accuracy)
+        palette, shapes = colours(_FORWARDS), markers(_FORWARDS)
+        order = rules(accuracy)
+        for (row, name, forward), group in accuracy.groupby(["context", "precision", "forward"], sort=False):
+            axes = panels.at(row, name)
+            x = group["rule"].map(order.index) + shift[forward]
+            axes.errorbar(
+                x + 0.09, 100 * group["accuracy_mean"], yerr=100 * group["accuracy_sd"], fmt="_",
+                color=palette[forward], markersize=6, gid=f"mean:{forward}", zorder=3,
+            )  # fmt: skip
+            points = runs[runs["cell"].isin(group["cell"])]
+            for learned, part in points.groupby(points["outcome"] != OutcomeKind.NOT_LEARNED):
+                axes.plot(
+                    part["rule"].map(order.index) + shift[forward] - 0.05,
+                    100 * part["final_test_accuracy"],
+                    shapes[forward],
+                    color=palette[forward],
+                    markerfacecolor=palette[forward] if learned else "none",
+                    alpha=0.75,
+                    gid=f"points:{forward}",
+                    label=f"{forward} forward" if learned else None,
+                )
+        for axes, part in _parts(panels, accuracy):
+            _dress_accuracy(axes, part, order, shift)
+        _label_rules(panels, order, "final test accuracy (%)")
+        panels.legend(title="each point a run; bar: mean ± sd; open: never left chance; dotted: chance")
+    return panels.figure
+
+
+def _dress_accuracy(axes: Axes, part: pd.DataFrame, order: list[str], shift: dict[str, float]) -> None:
+    axes.set_ylim(-2, 103)
+    chance = part["chance"].dropna()
+    if len(chance):
+        axes.axhline(100 * float(chance.iloc[0]), color=MUTED, linestyle=":", linewidth=0.9, gid="chance")
+    base = 100 * float(chance.iloc[0]) if len(chance) else 0.0
+    for cell in part.to_dict("records"):
+        done = cell["num_planned"] - cell["num_missing"]
+        words = [
+            f"{cell[f'num_{kind}']}/{done} {word}"
+            for kind, word in (("diverged", "diverged"), ("failed", "failed"))
+            if cell[f"num_{kind}"]
+        ]
+        if not done:
+            words = ["not run"]
+        if words:
+            colour = DIVERGED if done else MUTED
+            note(
+                axes,
+                order.index(cell["rule"]) + shift[cell["forward"]],
+                base + 4,
+                ", ".join(words),
+                colour=colour,
+            )
+
+
+def difference_figure(
+    differences: pd.DataFrame, runs: pd.DataFrame, *, label: str, treated: str, reference: str
+) -> Figure:
+    """Paired accuracy differences by beta: every pair a point, mean with its t interval, diverged counts.
+
+    Args:
+        differences: table `pairs` or `forward_arm`.
+        runs: table `runs`.
+        label: what is subtracted from what, for the axis; percentage points are added.
+        treated: short name of the first of a pair, in the counts of diverged runs.
+        reference: short name of the second.
+    """
+    table = _placed(differences)
+    order = rules(table)
+    final = runs.set_index(["cell", "replicate"])["final_test_accuracy"]
+    with paper_style():
+        panels, shift = _rule_panels(table)
+        palette, shapes = colours(_FORWARDS), markers(_FORWARDS)
+        for (row, name, forward), group in table.groupby(["context", "precision", "forward"], sort=False):
+            axes = panels.at(row, name)
+            x = group["rule"].map(order.index) + shift[forward]
+            mean = group["difference_mean"]
+            reach = np.array([mean - group["difference_low"], group["difference_high"] - mean])
+            axes.errorbar(
+                x + 0.09, 100 * mean, yerr=100 * reach, fmt="_", color=palette[forward], markersize=6,
+                gid=f"mean:{forward}", zorder=3,
+            )  # fmt: skip
+            x_pairs, y_pairs = [], []
+            for place, cell, other in zip(x, group["cell"], group["reference_cell"], strict=True):
+                gaps = (final.loc[cell] - final.loc[other]).dropna()
+                x_pairs += [place - 0.05] * len(gaps)
+                y_pairs += list(100 * gaps)
+            axes.plot(
+                x_pairs, y_pairs, shapes[forward], color=palette[forward], alpha=0.75, gid=f"points:{forward}",
+                label=f"{forward} forward",
+            )  # fmt: skip
+        for axes, part in _parts(panels, table):
+            axes.axhline(0, color=MUTED, linewidth=0.8)
+            bottom = axes.get_ylim()[0]
+            for cell in part.to_dict("records"):
+                if words := _pair_words(cell, treated=treated, reference=reference):
+                    place = order.index(cell["rule"]) + shift[cell["forward"]]
+                    note(axes, place, bottom, words, colour=DIVERGED if cell["num_replicates"] else MUTED)
+        _label_rules(panels, order, f"{label}\n(percentage points)")
+        panels.legend(title="each point a pair of runs; bar: mean with 95 % t interval over pairs")
+    return panels.figure
+
+
+def _pair_words(cell: dict[Hashable, Any], *, treated: str, reference: str) -> str:
+    done = cell["num_replicates"]
+    if not done:
+        return "not run"
+    counts = {treated: cell["num_diverged"], reference: cell["num_reference_diverged"]}
+    words = [f"{name} {count}/{done}" for name, count in counts.items() if count]
+    return f"{', '.join(words)} diverged" if words else ""
+
+
+def curves_figure(epochs: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Test accuracy and training loss by epoch, a line a run, diverged runs marked at the epoch they end in.
+
+    Args:
+        epochs: table `epochs`; may lack runs that ended before their first epoch.
+        runs: table `runs`.
+    """
+    runs = _placed(runs)
+    order, names = rules(runs), precisions(runs)
+    contexts = list(dict.fromkeys(runs["context"]))
+    palette = colours(order)
+    by_run = dict(iter(epochs.groupby(["cell", "replicate"]))) if len(epochs) else {}
+    measures = {"test_accuracy": "test accuracy (%)", "train_loss": "training loss (nats)"}
+    with paper_style():
+        figure = new_figure(width=PAGE_INCHES, height=0.9 + 2.9 * len(contexts))
+        rows = [_row(title, measure) for title in contexts for measure in measures]
+        panels = grid(figure, rows=rows, columns=names, share_y=False)
+        for run in runs.to_dict("records"):
+            lines = by_run.get((run["cell"], run["replicate"]))
+            for measure in measures:
+                axes = panels.at(_row(run["context"], measure), run["precision"])
+                _draw_run(axes, run, lines, measure, palette[run["rule"]])
+        _count_diverged(panels, runs)
+        for title in contexts:
+            for measure, words in measures.items():
+                _dress_curves(panels, _row(title, measure), words, epochs)
+        handles = [
+            Line2D([], [], color=palette[name], label=rf"$\beta$ = {rule_tick(name)}") for name in order
+        ]
+        present = [forward for forward in _FORWARDS if forward in set(runs["forward"])]
+        if len(present) > 1:
+            handles += [Line2D([], [], color=MUTED, linestyle=_DASHES[item], label=item) for item in present]
+        if (runs["outcome"] == OutcomeKind.DIVERGED).any():
+            handles.append(
+                Line2D([], [], color=MUTED, marker="x", linestyle="", label="diverged (at the bottom edge)")
+            )
+        figure.legend(handles=handles, loc="outside upper center", ncols=5)
+    return figure
+
+
+def _row(title: str, measure: str) -> str:
+    words = measure.replace("_", " ")
+    return f"{title}\n{words}" if title else words
+
+
+def _draw_run(
+    axes: Axes, run: Mapping[Hashable, Any], lines: pd.DataFrame | None, measure: str, colour: str
+) -> None:
+    gid = f"{run['cell']}/{run['replicate']:04d}"
+    if lines is not None:
+        lines = lines.sort_values("epoch")
+        values = lines[measure].astype(float).where(np.isfinite(lines[measure].astype(float)))
+        axes.plot(
+            lines["epoch"], 100 * values if measure == "test_accuracy" else values, color=colour,
+            linestyle=_DASHES[run["forward"]], alpha=0.8, gid=gid, marker="." if len(lines) == 1 else None,
+        )  # fmt: skip
+    if run["outcome"] == OutcomeKind.DIVERGED:
+        axes.plot(
+            [_last_epoch(run)], [0.0], "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
+            markeredgewidth=1.2, markersize=4.5, gid=f"diverged:{gid}",
+        )  # fmt: skip
+
+
+def _last_epoch(run: Mapping[Hashable, Any]) -> float:
+    """The epoch in which a run diverged: as recorded, else the one after its last."""
+    recorded = run["nonfinite_epoch"]
+    return run["num_epochs_run"] + 1.0 if np.isnan(recorded) else recorded
+
+
+def _count_diverged(panels: Grid, runs: pd.DataFrame) -> None:
+    """Crosses lie on each other: say how many there are at each epoch."""
+    diverged = runs[runs["outcome"] == OutcomeKind.DIVERGED]
+    if not len(diverged):
+        return
+    at = diverged.apply(_last_epoch, axis=1)
+    for (title, name, epoch), group in diverged.groupby(["context", "precision", at], sort=False):
+        axes = panels.at(_row(title, "test_accuracy"), name)
+        note(axes, float(epoch), 16, f"{len(group)} diverged", colour=DIVERGED)
+
+
+def _dress_curves(panels: Grid, row: str, words: str, epochs: pd.DataFrame) -> None:
+    last = max(1.0, float(epochs["epoch"].max())) if len(epochs) else 1.0
+    for axes in panels.axes[panels.rows.index(row)]:
+        axes.set_xlim(0.7, last + 0.3)
+        whole_ticks(axes)
+        if row.endswith(_row("", "test_accuracy")):
+            axes.set_ylim(0, 103)
+        else:
+            axes.set_xlabel("epoch")
+            data = [
+                value for line in axes.lines if ":" not in str(line.get_gid()) for value in line.get_ydata()
+            ]
+            finite = [float(value) for value in data if np.isfinite(value)]
+            if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
+                axes.set_yscale("log")
+            elif not finite:
+                axes.set_yticks([])
+                axes.text(0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center", color=MUTED)
+    panels.axes[panels.rows.index(row), 0].set_ylabel(words)
+
+
+def _placed(table: pd.DataFrame) -> pd.DataFrame:
+    placed = table.assign(context=context(table), rule=rule(table))
+    return placed.sort_values("forward", key=lambda column: column.map(_FORWARDS.index), kind="stable")
+
+
+def _rule_panels(table: pd.DataFrame) -> tuple[Grid, dict[str, float]]:
+    rows = list(dict.fromkeys(table["context"]))
+    figure = new_figure(width=PAGE_INCHES, height=0.9 + 2.0 * len(rows))
+    present = [forward for forward in _FORWARDS if forward in set(table["forward"])]
+    shift = dict(zip(present, offsets(len(present), width=0.66), strict=True))
+    return grid(figure, rows=rows, columns=precisions(table)), shift
+
+
+def _parts(panels: Grid, table: pd.DataFrame) -> Iterable[tuple[Axes, pd.DataFrame]]:
+    for row in panels.rows:
+        for name in panels.columns:
+            yield panels.at(row, name), table[(table["context"] == row) & (table["precision"] == name)]
+
+
+def _label_rules(panels: Grid, order: list[str], words: str) -> None:
+    for axes in panels.axes.flat:
+        axes.set_xticks(range(len(order)), [rule_tick(name) for name in order])
+        axes.set_xlim(-0.6, len(order) - 0.4)
+        axes.grid(visible=False, axis="x")
+    for axes in panels.axes[-1]:
+        axes.set_xlabel(_BETA)
+    for axes in panels.axes[:, 0]:
+        axes.set_ylabel(words)
