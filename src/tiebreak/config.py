@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -268,6 +271,34 @@ def to_yaml(overrides: Sequence[str]) -> str:
     """The composed configuration as YAML, for `tiebreak run --cfg`."""
     with _hydra():
         return OmegaConf.to_yaml(_compose(overrides), resolve=False)
+
+
+def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int:
+    """Hand a sweep to Hydra: each point is composed and given to `task`, by whatever launcher it names.
+
+    Returns:
+        0. A point whose task returns another number is named by its own output.
+
+    Raises:
+        ConfigError: an override that Hydra refuses.
+    """
+    before, before_full = sys.argv, os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"  # or Hydra prints the exception and exits, and the sentence is lost
+    sys.argv = ["tiebreak run", "--multirun", *overrides]
+    try:
+        hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(error, overrides)) from None
+    finally:
+        sys.argv = before
+        if before_full is None:
+            del os.environ[_FULL_ERROR]
+        else:
+            os.environ[_FULL_ERROR] = before_full
+    return 0
+
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

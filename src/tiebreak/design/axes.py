@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class DesignError(ValueError):
+class UserError(ValueError):
+    """A mistake of the user's, or a state of the machine they can change: the message is a sentence."""
+
+
+class DesignError(UserError):
     """A cell, axis or study that cannot be: the message says what, what was got, and what to do."""
 
 

@@ -1,0 +1,393 @@
+"""The verbs of `tiebreak`. Each imports what it needs when it runs: `--help` waits for nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiebreak.design.axes import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from tiebreak.config import Run, StudyRun
+    from tiebreak.records.store import RecordStore
+
+CHECKPOINTS = Path(".tiebreak/checkpoints")
+_ERROR_FILE = Path(".tiebreak/error.txt")
+
+MISTAKE = 2
+"""Exit code of a mistake of the user's."""
+FAULT = 1
+"""Exit code of a fault of ours, and of a trial that failed."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+_OVERRIDES = "key=value, as `tiebreak run --cfg` prints them; results=DIR and data_root=DIR say where"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; a user's mistake is one sentence on standard error and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(words)
+    try:
+        return parsed.verb(parsed)
+    except UserError as error:
+        return _say(str(error), MISTAKE)
+    except KeyboardInterrupt:
+        return _say("interrupted; what was recorded is kept. Give the same command again to go on.", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAULT
+    except Exception as error:
+        return _fault(error)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"tiebreak: {sentence}", file=sys.stderr)
+    return code
+
+
+def _fault(error: Exception) -> int:
+    try:
+        _ERROR_FILE.parent.mkdir(parents=True, exist_ok=True)
+        _ERROR_FILE.write_text(traceback.format_exc(), encoding="utf-8")
+        where = f"The traceback is in {_ERROR_FILE}"
+    except OSError:
+        where = "The traceback could not be written"
+    return _say(f"this is a fault of ours: {type(error).__name__}: {error}. {where}; please report it.", FAULT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tiebreak",
+        description="Does the derivative that max-pooling takes at a tie matter, and when?",
+        epilog="tiebreak VERB --help explains a verb.",
+    )
+    parser.set_defaults(verb=lambda parsed: parser.print_help() or 0)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(verb=run)
+        return added
+
+    run = verb("run", _run, "run one trial and record it; -m for Hydra's multirun")
+    run.add_argument("--cfg", action="store_true", help="print the configuration and run nothing")
+    run.add_argument("-m", "--multirun", action="store_true", help="Hydra's multirun, with any launcher")
+    run.add_argument("overrides", nargs="*", help=_OVERRIDES)
+
+    study = verb("study", _study, "run every trial of a study that has no record, then write its report")
+    study.add_argument("name", nargs="?", help="a study; without a name the studies are listed")
+    study.add_argument("overrides", nargs="*", help=_OVERRIDES)
+    study.add_argument("--dry-run", action="store_true", help="print the cells and what is done; run nothing")
+    study.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    study.add_argument("--no-report", action="store_true", help="run the trials only")
+
+    for name, function, text in (
+        ("tabulate", _tabulate, "make the tables of a study from its records"),
+        ("draw", _draw, "draw the figures of a study from its tables"),
+        ("report", _report, "tables, figures and the one-page report of a study, from its records"),
+    ):
+        reader = verb(name, function, text)
+        reader.add_argument("name", help="a study that was run")
+        reader.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
+        reader.add_argument("--pool-devices", action="store_true", help="let records of different devices mix")
+
+    fetch = verb("fetch", _fetch, "download a data set into the data root")
+    fetch.add_argument("data", help="mnist, fashion_mnist, cifar10, cifar100 or svhn")
+    fetch.add_argument("overrides", nargs="*", metavar="data_root=DIR", help="the data root (default: data)")
+
+    verb("kernel", _kernel, "say whether the compiled CPU kernel is there, building it if it can be")
+
+    worker = verbs.add_parser("worker")  # started by `study`, not by people
+    worker.add_argument("rest", nargs=argparse.REMAINDER)
+    worker.set_defaults(verb=_worker)
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from tiebreak import config
+
+    if parsed.cfg:
+        print(config.to_yaml(parsed.overrides), end="")
+        return 0
+    if parsed.multirun:
+        return config.multirun(parsed.overrides, _run_composed)
+    return _run_one(config.compose_run(parsed.overrides, device=_auto_device()))
+
+
+def _run_composed(composed: DictConfig) -> int:
+    """One trial of a multirun; a user's mistake ends it as it ends `tiebreak run`."""
+    from tiebreak import config
+
+    return _run_one(config.run_of(composed, device=_auto_device()))
+
+
+def _run_one(run: Run) -> int:
+    from tiebreak.console import TrialProgressLine, make_console
+    from tiebreak.records.session import OutcomeKind
+    from tiebreak.records.store import RecordStore
+
+    store = RecordStore(run.results)
+    trial = run.trial
+    record = store.read(trial)
+    if record is not None:
+        outcome, note = record.outcome, " (recorded before; nothing ran)"
+    else:
+        from tiebreak.protocols import measure
+        from tiebreak.records.session import Stopped
+        from tiebreak.runner.checkpoint import CheckpointStore
+        from tiebreak.runner.session import Bench, run_trial
+        from tiebreak.runner.worker import stop_on_signals
+
+        with TrialProgressLine(make_console()).shown() as progress, stop_on_signals() as stop:
+            bench = Bench(
+                store=store,
+                checkpoints=CheckpointStore(CHECKPOINTS),
+                measure=measure,
+                data_root=run.data_root,
+                provenance=_provenance,
+                on_event=progress,
+                stop=stop.is_set,
+                refusals=(UserError,),
+            )
+            try:
+                outcome, note = run_trial(trial, bench=bench), ""
+            except Stopped as stopped:
+                return _say(str(stopped), INTERRUPTED)
+        record = store.read(trial)
+    at = f" at step {outcome.step}" if outcome.step is not None else ""
+    why = f": {outcome.reason}" if outcome.reason else ""
+    print(f"{trial.cell.name}, replicate {trial.replicate}: {outcome.kind}{at}{why}{note}")
+    if record is not None:
+        finals = [row for row in record.rows if row["row"] in ("epoch", "best")]
+        if finals:
+            shown = ("epoch", "lr", "train_loss", "test_loss", "test_accuracy", "validation_accuracy")
+            print("  " + "  ".join(f"{key}={finals[-1][key]:.6g}" for key in shown if key in finals[-1]))
+    print(f"  {store.path(trial)}")
+    return FAULT if outcome.kind is OutcomeKind.FAILED else 0
+
+
+def _provenance(trial):
+    from tiebreak.numerics.native import kernel_status
+    from tiebreak.records.provenance import collect
+
+    execution = trial.cell.execution
+    return collect(
+        str(execution.device),
+        num_threads=execution.num_threads,
+        deterministic=execution.deterministic,
+        kernel=str(kernel_status()),
+    )
+
+
+def _auto_device():
+    """What `device=auto` becomes; said once."""
+    from tiebreak.cuda import best_device
+    from tiebreak.design.axes import Device
+
+    chosen: list[Device] = []
+
+    def resolve() -> Device:
+        if not chosen:
+            chosen.append(best_device())
+            why = "a CUDA device is there" if chosen[0] is Device.CUDA else "there is no CUDA device"
+            print(f"device: {chosen[0]} (auto: {why})", file=sys.stderr)
+        return chosen[0]
+
+    return resolve
+
+
+def _study(parsed: argparse.Namespace) -> int:
+    from tiebreak import config
+    from tiebreak.records.store import RecordStore
+
+    if parsed.name is None:
+        print("\n".join(config.list_studies()))
+        return 0
+    plan = config.compose_study(parsed.name, parsed.overrides, device=_auto_device())
+    store = RecordStore(plan.results)
+    workers = parsed.workers if parsed.workers is not None else len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise UserError(f"--workers must be 1 or more, got {workers}.")
+    if parsed.dry_run:
+        return _dry_run(plan, store, workers=workers)
+    return _run_study(plan, store, workers=workers, report=not parsed.no_report)
+
+
+def _dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
+    from tiebreak.console import duration
+
+    study = plan.study
+    print(f"{study.name}: {study.question}")
+    for part in study.parts:
+        print(f"\n{part.name}: {len(part.cells)} cells x {part.num_replicates} replicates")
+        for cell in part.cells:
+            done = sum(store.is_done(trial) for trial in part.trials if trial.cell == cell)
+            print(f"  {done:3d}/{part.num_replicates} {cell.name}")
+    left = [trial for trial in study.trials if not store.is_done(trial)]
+    print(f"\n{len(study.trials)} trials, {len(study.trials) - len(left)} done, {len(left)} left")
+    seconds = _measured(plan, store).seconds_left(left, workers=workers)
+    if left and seconds is None:
+        print("time: unknown until a trial of the study has been measured")
+    elif seconds is not None:
+        print(f"time: about {duration(seconds)} with {workers} workers, from measured trials")
+    return 0
+
+
+def _measured(plan: StudyRun, store: RecordStore):
+    """An estimator that knows the records there are, and the reference records that come with the checkout."""
+    from tiebreak.records.session import OutcomeKind
+    from tiebreak.runner.eta import Eta
+
+    eta = Eta()
+    for trial in plan.study.trials:
+        record = store.read(trial)
+        if record is not None and record.outcome.kind is not OutcomeKind.FAILED:
+            eta.add(trial.cell, elapsed_seconds=record.elapsed_seconds)
+    return eta
+
+
+def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool) -> int:
+    from tiebreak.console import StudyProgress, make_console
+    from tiebreak.records.session import OutcomeKind
+    from tiebreak.runner.local import run_study
+
+    study = plan.study
+    store.write_study(study)
+    left = [trial for trial in study.trials if not store.is_done(trial)]
+    console = make_console()
+    progress = StudyProgress(
+        left,
+        done_before=len(study.trials) - len(left),
+        workers=workers,
+        eta=_measured(plan, store),
+        console=console,
+    )
+    with progress.shown() as listen:
+        summary = run_study(
+            study.trials,
+            store=store,
+            workers=workers,
+            command=[sys.executable, "-m", "tiebreak", "worker"],
+            checkpoints=CHECKPOINTS,
+            data_root=plan.data_root,
+            on_event=listen,
+        )
+    print(f"{study.name}: {summary}")
+    page = plan.results / "report.html"
+    if report and (summary.recorded or not _is_current(page, store, study.name)):
+        _write_report(store, study.name, pool_devices=False)
+    if report:
+        print(f"report: {page}")
+    if summary.stopped:
+        return INTERRUPTED
+    return FAULT if summary.outcomes.get(OutcomeKind.FAILED) or summary.left else 0
+
+
+def _is_current(page: Path, store: RecordStore, name: str) -> bool:
+    """Whether the page was written after the study's list of trials last changed."""
+    return page.is_file() and page.stat().st_mtime >= store.study_path(name).stat().st_mtime
+
+
+def _tabulate(parsed: argparse.Namespace) -> int:
+    from tiebreak.report.tables import write_tables
+
+    store = _store(parsed)
+    folder = _tables(store, parsed.name)
+    tables = write_tables(store, store.read_study(parsed.name), folder, pool_devices=parsed.pool_devices)
+    print(f"{len(tables)} tables in {folder}")
+    return 0
+
+
+def _draw(parsed: argparse.Namespace) -> int:
+    from tiebreak.report.figures import draw_figures
+
+    store = _store(parsed)
+    if not _tables(store, parsed.name).is_dir():
+        raise UserError(f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first.")
+    written = draw_figures(_tables(store, parsed.name), store.root / "figures" / parsed.name)
+    print(f"{len(written)} files in {store.root / 'figures' / parsed.name}")
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    store = _store(parsed)
+    print(f"report: {_write_report(store, parsed.name, pool_devices=parsed.pool_devices)}")
+    return 0
+
+
+def _write_report(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
+    from tiebreak.report.figures import draw_figures
+    from tiebreak.report.html import write_report
+    from tiebreak.report.tables import write_tables
+
+    study = store.read_study(name)
+    write_tables(store, study, _tables(store, name), pool_devices=pool_devices)
+    draw_figures(_tables(store, name), store.root / "figures" / name)
+    return write_report(store, study, store.root / "report.html", pool_devices=pool_devices)
+
+
+def _tables(store: RecordStore, name: str) -> Path:
+    return store.root / "tables" / name
+
+
+def _store(parsed: argparse.Namespace) -> RecordStore:
+    from tiebreak.records.store import RecordStore
+
+    return RecordStore(_place(parsed.overrides, "results"))
+
+
+def _place(words: Sequence[str], key: str) -> Path:
+    """The folder in the only override that this verb takes."""
+    chosen = Path(key if key == "results" else "data")
+    for word in words:
+        name, sign, value = word.partition("=")
+        if name != key or not sign or not value:
+            raise UserError(f"this verb takes {key}=DIR, got {word!r}.")
+        chosen = Path(value)
+    return chosen
+
+
+def _fetch(parsed: argparse.Namespace) -> int:
+    from tiebreak.data import fetch
+    from tiebreak.design.axes import DataName, member
+
+    root = _place(parsed.overrides, "data_root")
+    fetch(member(DataName, parsed.data, key="data"), root=root, progress=sys.stderr.isatty())
+    print(f"{parsed.data} is in {root}")
+    return 0
+
+
+def _kernel(parsed: argparse.Namespace) -> int:
+    from tiebreak.numerics.native import kernel_status
+
+    status = kernel_status()
+    print(f"compiled CPU kernel: {'ready' if status.available else 'absent'} ({status.reason})")
+    return 0
+
+
+def _worker(parsed: argparse.Namespace) -> int:
+    from tiebreak.runner.worker import Job, main_loop
+
+    def kernel() -> str:
+        from tiebreak.numerics.native import kernel_status
+
+        return str(kernel_status())
+
+    def measure(trial, session):
+        from tiebreak.protocols import measure
+
+        return measure(trial, session)
+
+    return main_loop(Job.from_arguments(parsed.rest), measure=measure, refusals=(UserError,), kernel=kernel)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
