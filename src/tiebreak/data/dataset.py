@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from tiebreak.design.axes import UserError
+
 if TYPE_CHECKING:
     from tiebreak.data.files import ImageFiles
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that is missing, damaged or too small: the message names the file and says what to do."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,9 @@ from tiebreak.data.pixels import resized_crop_box
 
 LOOKAHEAD = 2
 """Batches that are decoded ahead of the one in use."""
+
+RUN = 16
+"""Images that one thread decodes in a row: handing over one small image costs as much as decoding it."""
 
 CHUNK = 256
 """Images decoded at once when a whole split goes to memory."""
@@ -85,15 +88,16 @@ class ImageFiles:
             DataError: a file that cannot be decoded or has another size.
         """
         draws = iter(crops) if crops is not None else None
-        pending: deque[list[Future[NDArray[np.uint8]]]] = deque()
+        pending: deque[list[Future[list[NDArray[np.uint8]]]]] = deque()
         pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
         try:
             for index in indices:
-                rows = [None] * len(index) if draws is None else list(next(draws))
+                positions = index.tolist()
+                rows = [None] * len(positions) if draws is None else list(next(draws))
                 pending.append(
                     [
-                        pool.submit(self._decode, self.paths[position], row)
-                        for position, row in zip(index.tolist(), rows, strict=True)
+                        pool.submit(self._decode_run, positions[run : run + RUN], rows[run : run + RUN])
+                        for run in range(0, len(positions), RUN)
                     ]
                 )
                 if len(pending) > LOOKAHEAD:
@@ -103,9 +107,16 @@ class ImageFiles:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _collect(self, decoded: list[Future[NDArray[np.uint8]]]) -> Tensor:
-        stacked = torch.from_numpy(np.stack([image.result() for image in decoded]))
+    def _collect(self, decoded: list[Future[list[NDArray[np.uint8]]]]) -> Tensor:
+        stacked = torch.from_numpy(np.stack([image for run in decoded for image in run.result()]))
         return stacked.permute(0, 3, 1, 2).contiguous().to(self.labels.device)
+
+    def _decode_run(
+        self, positions: Sequence[int], rows: Sequence[NDArray[np.float64] | None]
+    ) -> list[NDArray[np.uint8]]:
+        return [
+            self._decode(self.paths[position], row) for position, row in zip(positions, rows, strict=True)
+        ]
 
     def _decode(self, path: Path, draws: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         """One image as uint8 (H, W, 3)."""

@@ -67,7 +67,7 @@ def crop_flip(pixels: UInt8[Tensor, "N C H W"], *, draw: CropFlip) -> UInt8[Tens
     padded_height, padded_width = padded.shape[-2:]
     plane = torch.arange(num * channels, **place).view(num, channels, 1, 1) * (padded_height * padded_width)
     flat = plane + (row.view(num, 1, height, 1) * padded_width + column.view(num, 1, 1, width))
-    return padded.view(-1).index_select(0, flat.view(-1)).view(pixels.shape)
+    return padded.reshape(-1).index_select(0, flat.view(-1)).view(pixels.shape)
 
 
 def flip(pixels: UInt8[Tensor, "N C H W"], *, mirrored: Int64[Tensor, " N"]) -> UInt8[Tensor, "N C H W"]:
@@ -109,7 +109,7 @@ def normalise(
     """
     channels = pixels.shape[1]
     offset = torch.arange(channels, dtype=torch.int32, device=pixels.device).view(1, channels, 1, 1) * 256
-    return table.view(-1).index_select(0, (pixels + offset).view(-1)).view(pixels.shape)
+    return table.view(-1).index_select(0, (pixels + offset).reshape(-1)).view(pixels.shape)
 
 
 class Box(NamedTuple):

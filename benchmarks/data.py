@@ -1,0 +1,162 @@
+"""One augmented epoch of CIFAR's shape, against a torchvision DataLoader.
+
+The images are random bytes: only time is measured here, and it does not depend on what is in them.
+
+    python benchmarks/data.py [--repeats N] [--device cpu|cuda] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from scipy.stats import binom
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms.functional import to_pil_image
+
+from tiebreak.data import Augmentation, DataSet, Images, train_batches
+from tiebreak.data.cifar import CIFAR10_MEAN, CIFAR10_STD
+from tiebreak.design.axes import DataName
+from tiebreak.design.cell import Data
+
+NUM_IMAGES = 50_000
+LOADER_SHARE = 10
+"""The DataLoader runs on one image in this many, its time multiplied by the same number."""
+BATCH_SIZE = 128
+TARGET = 12.0
+LEAST_REPEATS = 15
+
+
+class PilImages(Dataset):
+    """Images through the usual transforms, one at a time."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.arrays = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(CIFAR10_MEAN, CIFAR10_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(to_pil_image(self.arrays[index])), 0
+
+
+def random_images(num: int) -> Images:
+    draw = torch.Generator().manual_seed(0)
+    return Images(
+        pixels=torch.randint(0, 256, (num, 3, 32, 32), dtype=torch.uint8, generator=draw),
+        labels=torch.zeros(num, dtype=torch.int64),
+        origin="random bytes",
+    )
+
+
+def clock(device: str) -> float:
+    """CPU seconds of this process, which neighbours on the machine do not move; wall seconds on a GPU."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def tiebreak_epoch_seconds(dataset: DataSet, *, device: str, epoch: int) -> float:
+    data = Data(name=DataName.CIFAR10, batch_size=BATCH_SIZE, augment=True)
+    start = clock(device)
+    num_images = sum(
+        len(batch.labels)
+        for batch in train_batches(dataset, data=data, epoch=epoch, order_seed=0, augment_seed=0)
+    )
+    seconds = clock(device) - start
+    assert num_images == NUM_IMAGES
+    return seconds
+
+
+def loader_epoch_seconds(loader: DataLoader, *, device: str) -> float:
+    start = clock(device)
+    for images, labels in loader:
+        images.to(device)
+        labels.to(device)
+    return (clock(device) - start) * LOADER_SHARE
+
+
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """The median, and the order statistics that hold it with at least 95 % whatever the distribution."""
+    ordered, num = sorted(values), len(values)
+    below = int(binom.ppf(0.025, num, 0.5))
+    lowest = ordered[below - 1] if below >= 1 else math.nan
+    highest = ordered[num - below] if below >= 1 else math.nan
+    return statistics.median(ordered), lowest, highest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="interleaved pairs of epochs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches are made")
+    parser.add_argument("--json", type=Path, help="file to write the measurements to")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    train = random_images(NUM_IMAGES)
+    dataset = DataSet(
+        name="random bytes",
+        train=train,
+        test=random_images(1),
+        num_classes=1,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+        augmentation=Augmentation.CROP_FLIP,
+    ).to(arguments.device)
+    subset = PilImages(train.pixels[: NUM_IMAGES // LOADER_SHARE])
+    loader = DataLoader(subset, batch_size=BATCH_SIZE, shuffle=True)
+
+    tiebreak_epoch_seconds(dataset, device=arguments.device, epoch=0)
+    pairs = [
+        (
+            loader_epoch_seconds(loader, device=arguments.device),
+            tiebreak_epoch_seconds(dataset, device=arguments.device, epoch=epoch),
+        )
+        for epoch in range(1, arguments.repeats + 1)
+    ]
+    ratio, lowest, highest = median_interval([theirs / ours for theirs, ours in pairs])
+    loader_seconds = statistics.median(theirs for theirs, _ in pairs)
+    tiebreak_seconds = statistics.median(ours for _, ours in pairs)
+    kind = "CPU" if arguments.device == "cpu" else "wall"
+    print(f"one augmented epoch of {NUM_IMAGES} x 3x32x32, batch {BATCH_SIZE}, {arguments.device}, 1 thread")
+    print(f"DataLoader, no workers  {loader_seconds:7.3f} {kind} s (1/{LOADER_SHARE} of the epoch, scaled)")
+    print(f"tiebreak.data           {tiebreak_seconds:7.3f} {kind} s")
+    print(
+        f"ratio                   {ratio:7.1f}x  [{lowest:.1f}, {highest:.1f}] 95 %, n = {len(pairs)}; "
+        f"target >= {TARGET:g}x: {'met' if highest >= TARGET else 'missed'}"
+    )
+    if arguments.json:
+        row = {
+            "work": "data, one augmented CIFAR epoch",
+            "device": arguments.device,
+            "baseline": "torchvision DataLoader",
+            "baseline_seconds": loader_seconds,
+            "seconds": tiebreak_seconds,
+            "ratio": ratio,
+            "ratio_low": lowest,
+            "ratio_high": highest,
+            "num_repeats": len(pairs),
+            "target": TARGET,
+        }
+        arguments.json.write_text(json.dumps([row], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
