@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tiebreak.design.axes import UserError
+
 TEMPORARY = ".tmp-"
 """How the name of an unfinished file starts; a process that is killed may leave one behind."""
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """Something about stored results that the user has to know; the message is a sentence."""
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -118,7 +119,7 @@ def collect(
         "platform": " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))),
         "cpu": origin.cpu,
         "device": device,
-        "device_name": torch.cuda.get_device_name() if torch and device == "cuda" else origin.cpu,
+        "device_name": _gpu(torch) if device == "cuda" else origin.cpu,
         "kernel": kernel,
     }
     if num_threads is None and torch:
@@ -150,12 +151,13 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def _gpu(torch: Any) -> str:
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "unknown"
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("tiebreak", "torch", "numpy"):
-        module = sys.modules.get(package)
-        try:
-            found[package] = str(getattr(module, "__version__", None) or version(package))
-        except PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found

@@ -1,0 +1,240 @@
+"""One trial from claim to record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tiebreak.design.axes import DesignError
+from tiebreak.design.cell import Trial
+from tiebreak.records.durable import RecordError
+from tiebreak.records.provenance import SETTLED, collect, utc_now
+from tiebreak.records.record import Record, row_to_json
+from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, Row, Session, Stopped
+from tiebreak.records.store import AlreadyRecorded, RecordStore
+from tiebreak.runner.checkpoint import CheckpointStore, Saved
+from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Ending, Exhausted
+from tiebreak.runner.events import Listener, Note, TrialEnded, TrialLeft, TrialProgress, TrialStarted, ignore
+
+Measure = Callable[[Trial, Session], Outcome]
+_PROGRESS_SECONDS = 0.2
+
+
+def origin_of(trial: Trial) -> Mapping[str, Any]:
+    """The provenance of a trial that this process measures, without a word on the compiled kernel."""
+    execution = trial.cell.execution
+    return collect(
+        str(execution.device), num_threads=execution.num_threads, deterministic=execution.deterministic
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything a trial needs besides itself; the same for all trials of a process.
+
+    Args:
+        store: where records go. checkpoints: where unfinished trials are kept. measure: runs the protocol
+        that a trial's cell names. data_root: folder of the data sets. provenance: what a record says about
+        its origin; times are added. on_event: is told what happens. stop: whether the process was asked to
+        stop; asked often, so it must be quick. checkpoint_every_seconds: how much work may be lost.
+        lease_seconds: how long a claim stands without a sign of life. refusals: exceptions that are the
+        user's mistake or the machine's state (missing data, full disk): they
+            pass through and do not count against the trial.
+    """
+
+    store: RecordStore
+    checkpoints: CheckpointStore
+    measure: Measure
+    data_root: Path
+    provenance: Callable[[Trial], Mapping[str, Any]] = origin_of
+    on_event: Listener = ignore
+    stop: Callable[[], bool] = lambda: False
+    checkpoint_every_seconds: float = 30.0
+    lease_seconds: float = LEASE_SECONDS
+    refusals: tuple[type[Exception], ...] = (DesignError, RecordError)
+
+
+def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
+    """Run a trial to its record, or return the outcome that stands.
+
+    An attempt that raises is made again from the last checkpoint. After two exceptions, or five attempts that
+    died without a word, the trial gets a record without rows whose outcome is `failed`, with the reason:
+    counted as such, and run again only after `RecordStore.reopen`.
+
+    Returns:
+        The outcome in the record.
+
+    Raises:
+        Stopped: `bench.stop` said so; the trial goes on from its checkpoint next time.
+        Claimed: another live process runs the trial, or took it over.
+        Exception: one of `bench.refusals`, which includes a `StoreError` from a full disk.
+    """
+    attempts = Attempts(bench.store.attempts_folder(trial), trial=trial.id, lease_seconds=bench.lease_seconds)
+    while True:
+        if (record := bench.store.read(trial)) is not None:
+            return record.outcome
+        try:
+            claim = attempts.claim()
+        except Exhausted as reason:
+            _give_up(trial, str(reason), bench=bench)
+            continue
+        if bench.store.is_done(trial):  # recorded between our look and our claim
+            claim.end(Ending.SUPERSEDED)
+            continue
+        bench.on_event(TrialStarted(trial=trial.id, name=trial.cell.name, attempt=claim.number))
+        failure = _attempt(trial, claim=claim, bench=bench)
+        if failure:
+            bench.on_event(Note(text=f"Trial {trial.id} ({trial.cell.name}) raised {failure}"))
+
+
+def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
+    """Measure and record once; returns the exception in words if there was one, else nothing."""
+    session = _Attempt(trial, claim=claim, bench=bench)
+    ending, reason, trace = Ending.SUPERSEDED, "", ""
+    try:
+        outcome = bench.measure(trial, session)
+        claim.check()
+        record = session.record(outcome)
+        bench.store.write(record)
+        ending = Ending.RECORDED
+        with suppress(RecordError):  # the record stands; a checkpoint that stays is only space
+            bench.checkpoints.remove(trial)
+        bench.on_event(
+            TrialEnded(trial=trial.id, outcome=record.outcome, elapsed_seconds=record.elapsed_seconds)
+        )
+    except AlreadyRecorded:
+        bench.on_event(TrialLeft(trial=trial.id))
+    except ClaimLost:
+        bench.on_event(TrialLeft(trial=trial.id))
+        raise
+    except (Stopped, KeyboardInterrupt, SystemExit):
+        ending = Ending.STOPPED
+        bench.on_event(TrialLeft(trial=trial.id))
+        raise
+    except bench.refusals as error:
+        ending, reason = Ending.REFUSED, str(error)
+        bench.on_event(TrialLeft(trial=trial.id))
+        raise
+    except Exception as error:
+        ending, trace = Ending.ERROR, traceback.format_exc()
+        reason = _impersonal(f"{type(error).__name__}: {error}", bench=bench)
+    finally:
+        claim.end(ending, reason=reason, traceback=trace)
+    return reason
+
+
+def _give_up(trial: Trial, reason: str, *, bench: Bench) -> None:
+    outcome = Outcome(kind=OutcomeKind.FAILED, reason=reason)
+    now = utc_now()
+    provenance = {**bench.provenance(trial), "started": now, "ended": now}
+    record = Record(trial=trial, provenance=provenance, rows=(), outcome=outcome, elapsed_seconds=0.0)
+    with suppress(AlreadyRecorded):
+        bench.store.write(record)
+        bench.on_event(TrialEnded(trial=trial.id, outcome=outcome, elapsed_seconds=0.0))
+
+
+def _impersonal(text: str, *, bench: Bench) -> str:
+    """The text without the paths of this machine: it may end in a record, and records are shared."""
+    places = {
+        bench.data_root: "<data>",
+        bench.store.root: "<results>",
+        bench.checkpoints.root: "<checkpoints>",
+        Path.cwd(): ".",
+        Path.home(): "~",
+    }
+    for place, name in places.items():
+        if place != place.parent:  # "/" and "." are in every text
+            text = text.replace(str(place.absolute()), name)
+    return text
+
+
+class _Attempt:
+    """The session of one attempt; see `tiebreak.records.session.Session`."""
+
+    def __init__(self, trial: Trial, *, claim: Claim, bench: Bench) -> None:
+        self._trial = trial
+        self._claim = claim
+        self._bench = bench
+        self._rows: list[Row] = []
+        self._started = utc_now()
+        self._earlier_seconds = 0.0
+        self._begin = self._last_save = time.monotonic()
+        self._last_progress = -1.0
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        # Asked for only when measuring has begun, so that torch is there to name the GPU.
+        return dict(self._bench.provenance(self._trial))
+
+    @property
+    def data_root(self) -> Path:
+        return self._bench.data_root
+
+    def emit(self, row: Row) -> None:
+        row_to_json(row)  # a row that cannot be kept is told where it is made
+        self._rows.append(dict(row))
+
+    def restore(self) -> Checkpoint | None:
+        saved = self._bench.checkpoints.read(self._trial, note=self._note)
+        if saved is None:
+            return None
+        changed = [key for key, value in self._origin().items() if saved.origin.get(key) != value]
+        if changed:
+            self._note(
+                f"Trial {self._trial.id} starts from the beginning: its checkpoint was written with another "
+                f"{', '.join(changed)}, and a record has one origin."
+            )
+            return None
+        self._rows[:] = saved.rows
+        self._earlier_seconds, self._started = saved.elapsed_seconds, saved.started
+        return saved.checkpoint
+
+    def save(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        self._claim.check()
+        saved = Saved(
+            checkpoint=Checkpoint(tensors=tensors, state=state),
+            rows=tuple(self._rows),
+            elapsed_seconds=self._elapsed_seconds(),
+            started=self._started,
+            origin=self._origin(),
+        )
+        self._bench.checkpoints.write(self._trial, saved)
+        self._last_save = time.monotonic()
+        if self._bench.stop():
+            raise Stopped(f"Trial {self._trial.id} was stopped; it goes on from its checkpoint.")
+
+    def wants_checkpoint(self) -> bool:
+        due = time.monotonic() - self._last_save >= self._bench.checkpoint_every_seconds
+        return due or self._bench.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last_progress >= _PROGRESS_SECONDS or done >= total:
+            self._last_progress = now
+            self._bench.on_event(TrialProgress(trial=self._trial.id, done=done, total=total))
+
+    def record(self, outcome: Outcome) -> Record:
+        if outcome.reason:
+            outcome = replace(outcome, reason=_impersonal(outcome.reason, bench=self._bench))
+        return Record(
+            trial=self._trial,
+            provenance={**self._provenance, "started": self._started, "ended": utc_now()},
+            rows=tuple(self._rows),
+            outcome=outcome,
+            elapsed_seconds=self._elapsed_seconds(),
+        )
+
+    def _elapsed_seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._begin
+
+    def _origin(self) -> dict[str, Any]:
+        return {key: self._provenance[key] for key in SETTLED if key in self._provenance}
+
+    def _note(self, text: str) -> None:
+        self._bench.on_event(Note(text=text))

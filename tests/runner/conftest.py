@@ -1,0 +1,198 @@
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tiebreak.design.axes import NATIVE, Arch, DataName, Precision
+from tiebreak.design.cell import Cell, Data, Network, Optimizer, Train, Trial
+from tiebreak.records.store import RecordStore
+from tiebreak.runner.checkpoint import CheckpointStore
+from tiebreak.runner.manifest import write_manifest
+from tiebreak.runner.session import Bench
+from tiebreak.runner.worker import Job
+
+TOY = Path(__file__).with_name("toy.py")
+
+
+@pytest.fixture(scope="session")
+def cell():
+    return Cell(
+        network=Network(arch=Arch.LENET5),
+        data=Data(name=DataName.MNIST5K),
+        precision=Precision.FP32,
+        jacobians=(NATIVE,),
+        measure=Train(optimizer=Optimizer(lr=0.1), num_epochs=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def trials(cell):
+    return [Trial(cell=cell, replicate=replicate) for replicate in range(6)]
+
+
+@pytest.fixture(scope="session")
+def trial(trials):
+    return trials[0]
+
+
+@pytest.fixture(scope="session")
+def toy():
+    spec = importlib.util.spec_from_file_location("toy", TOY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def bench(tmp_path, toy, events):
+    """A bench in this process: checkpoints after every step."""
+    return Bench(
+        store=RecordStore(tmp_path / "results", notice=pytest.fail),
+        checkpoints=CheckpointStore(tmp_path / "checkpoints"),
+        measure=toy.measure,
+        data_root=tmp_path / "data",
+        on_event=events.append,
+        checkpoint_every_seconds=0.0,
+    )
+
+
+@pytest.fixture
+def command():
+    return [sys.executable, str(TOY)]
+
+
+class Nursery:
+    """A process that has torch loaded and forks a worker at each request."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, str(TOY), "--nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, **request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self):
+        self._process.communicate()
+
+
+@dataclass
+class Worker:
+    """A worker process in a nursery."""
+
+    nursery: Nursery
+    pid: int
+    out: Path
+    err: Path
+    code: int | None = None
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+        return self.wait()
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        if self.code is None:
+            self.code = self.nursery.ask(do="wait", pid=self.pid)
+        return self.code
+
+    def finish(self, code=0):
+        """The events, once it has ended with that exit code."""
+        assert self.wait() == code, self.err.read_text()
+        return [json.loads(line) for line in self.out.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def make_job(tmp_path):
+    def make(trials, *, index=0, of=1, lease_seconds=60.0):
+        manifest = tmp_path / "manifest.jsonl"
+        write_manifest(manifest, trials)
+        return Job(
+            manifest=manifest,
+            index=index,
+            of=of,
+            results=tmp_path / "results",
+            checkpoints=tmp_path / "checkpoints",
+            data_root=tmp_path / "data",
+            checkpoint_every_seconds=0.0,
+            lease_seconds=lease_seconds,
+        )
+
+    return make
+
+
+@pytest.fixture
+def start_worker(tmp_path, nursery, make_job):
+    """Starts a worker process on the given trials; ended with the test."""
+    workers = []
+
+    def start(trials, *, index=0, of=1, lease_seconds=60.0, **environment):
+        job = make_job(trials, index=index, of=of, lease_seconds=lease_seconds)
+        out, err = (tmp_path / f"worker-{len(workers)}.{stream}" for stream in ("out", "err"))
+        pid = nursery.ask(
+            do="start", arguments=job.to_arguments(), environment=environment, out=str(out), err=str(err)
+        )
+        workers.append(Worker(nursery, pid, out, err))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker.code is None:
+            worker.kill()
+
+
+@pytest.fixture
+def wait_until():
+    def wait(condition, seconds=60.0):
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def expected_rows(toy, trials, tmp_path_factory):
+    """By replicate, the rows of a run that nothing disturbed."""
+    from tiebreak.records.record import row_to_json
+    from tiebreak.runner.session import run_trial
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = RecordStore(folder / "results")
+    quiet = Bench(
+        store=store,
+        checkpoints=CheckpointStore(folder / "checkpoints"),
+        measure=toy.measure,
+        data_root=folder,
+    )
+    for trial in trials:
+        run_trial(trial, bench=quiet)
+    return {trial.replicate: [row_to_json(row) for row in store.read(trial).rows] for trial in trials}
