@@ -127,21 +127,15 @@ class PoolJacobian:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        beta = self.beta
-        if isinstance(beta, bool) or not isinstance(beta, int | float) or not math.isfinite(beta):
-            raise DesignError(
-                f"pool.beta must be a finite number, got {beta!r}. "
-                "Use 0 for PyTorch's Jacobian, 1 for the minimal-norm one."
-            )
-        object.__setattr__(self, "beta", float(beta) + 0.0)  # + 0.0 turns -0.0 into 0.0
+        advice = "Use 0 for PyTorch's Jacobian, 1 for the minimal-norm one."
+        object.__setattr__(self, "beta", finite_number(self.beta, key="pool.beta", advice=advice))
         object.__setattr__(self, "forward", member(Forward, self.forward, key="pool.forward"))
         object.__setattr__(self, "selection", member(Selection, self.selection, key="pool.selection"))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise DesignError(f"pool.seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}.")
+        whole_number(self.seed, key="pool.seed", least=0)
         if self.selection is not Selection.BETA:
             if self.beta != 0.0:
                 raise DesignError(
-                    f"pool.beta belongs to selection=beta, got beta={beta!r} with selection="
+                    f"pool.beta belongs to selection=beta, got beta={self.beta!r} with selection="
                     f"{self.selection}. Leave beta out."
                 )
             if self.forward is not Forward.EXACT:
@@ -194,6 +188,44 @@ def member(kind, value, *, key: str):
     except ValueError:
         options = ", ".join(str(option) for option in kind)
         raise DesignError(f"{key} must be one of {options}, got {value!r}.") from None
+
+
+def finite_number(value: object, *, key: str, advice: str = "") -> float:
+    """`value` as a float, -0.0 as 0.0.
+
+    Raises:
+        DesignError: text, a truth value, NaN, an infinity, or a whole number that no float holds; naming
+            `key`, and ending in `advice`.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number + 0.0  # turns -0.0 into 0.0
+    raise DesignError(f"{key} must be a finite number, got {_shown(value)}. {advice}".rstrip())
+
+
+def whole_number(value: object, *, key: str, least: int | None = None) -> int:
+    """`value` if it is an integer of 64 bits, not a truth value, and `least` or more.
+
+    Raises:
+        DesignError: anything else, naming `key` and what was got.
+    """
+    lowest = -(2**63) if least is None else least
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value < 2**63:
+        bounds = "" if least is None else f", {least} or more"
+        limit = " and below 2**63" if isinstance(value, int) and value >= 2**63 else ""
+        raise DesignError(f"{key} must be a whole number{bounds}{limit}, got {_shown(value)}.")
+    return value
+
+
+def _shown(value: object) -> str:
+    """What was got, as a message can hold it: an integer of a thousand digits by its size."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 NATIVE = PoolJacobian()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
@@ -28,7 +27,9 @@ from tiebreak.design.axes import (
     Precision,
     Schedule,
     StemPool,
+    finite_number,
     member,
+    whole_number,
 )
 
 SCHEMA = 1
@@ -44,7 +45,7 @@ class _Checked:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for item in fields(self):
-            key = f"{self._prefix}{item.name}"
+            key = item.metadata.get("key", f"{self._prefix}{item.name}")
             object.__setattr__(self, item.name, _coerce(getattr(self, item.name), hints[item.name], key))
 
 
@@ -54,14 +55,17 @@ class Network(_Checked):
 
     arch: Arch
     batch_norm: bool = False
-    stem_pool: StemPool = StemPool.P2X2
+    stem_pool: StemPool = field(default=StemPool.P2X2, metadata={"key": "arch.stem_pool"})
     init: Init = Init.PYTORCH
 
     def __post_init__(self) -> None:
         super().__post_init__()
         stemmed = self.arch.startswith(("resnet", "densenet"))
         if self.stem_pool is not StemPool.P2X2 and not stemmed:
-            raise DesignError(f"arch.stem_pool is an axis of ResNet and DenseNet, got it with {self.arch}.")
+            raise DesignError(
+                f"arch.stem_pool is an axis of ResNet and DenseNet, got {self.stem_pool} with {self.arch}. "
+                "Leave it at 2x2."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +109,14 @@ class Data(_Checked):
         allowed = ("train", "extra") if self.name is DataName.SVHN else ("train",)
         if self.train_split not in allowed:
             raise DesignError(
-                f"data.train_split of {self.name} must be one of {', '.join(allowed)}, got {self.train_split!r}."
+                f"data.train_split of {self.name} must be one of {', '.join(allowed)}, "
+                f"got {self.train_split!r}."
             )
         if self.name not in (DataName.IMAGENET, DataName.IMAGE_FOLDER) and self.image_size:
-            raise DesignError(f"data.image_size is for imagenet and image_folder, got it with {self.name}.")
+            raise DesignError(
+                f"data.image_size is for imagenet and image_folder, got {self.image_size} with {self.name}. "
+                "Set it to 0."
+            )
         if (self.name is DataName.IMAGE_FOLDER) != bool(self.folder):
             raise DesignError(
                 f"data.folder names the folder of data=image_folder, got {self.folder!r} with {self.name}."
@@ -167,6 +175,9 @@ class Optimizer(_Checked):
             raise DesignError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}.")
         if not self.eps > 0:
             raise DesignError(f"optimizer.eps must be above 0, got {self.eps}.")
+        if not self.step_factor > 0:
+            raise DesignError(f"optimizer.step_factor must be above 0, got {self.step_factor}.")
+        _at_least(self.step_epochs, 0, "optimizer.step_epochs")
         if self.name is OptimizerName.ADAM and self.momentum:
             raise DesignError(f"optimizer.momentum is SGD's, got {self.momentum} with adam. Set it to 0.")
         if (self.schedule is Schedule.STEP) != (self.step_epochs > 0):
@@ -264,9 +275,13 @@ class LrSearch(_Checked):
         _at_least(self.num_candidates, 1, "protocol.num_candidates")
         if not 0 < self.lr_low < self.lr_high:
             raise DesignError(
-                f"protocol.lr_low and lr_high must satisfy 0 < low < high, got {self.lr_low} and {self.lr_high}."
+                "protocol.lr_low and lr_high must satisfy 0 < low < high, "
+                f"got {self.lr_low} and {self.lr_high}."
             )
 
+
+_SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 0.0}
+"""Smallest positive number of each format; half of it, and less, rounds to 0. An fp64 is itself."""
 
 Measure = Noise | Zones | Train | Drift | LrSearch
 MEASURES: dict[str, type[Measure]] = {kind.protocol: kind for kind in (Noise, Zones, Train, Drift, LrSearch)}
@@ -313,10 +328,14 @@ class Cell:
         forwards = {jacobian.forward for jacobian in self.jacobians}
         if isinstance(self.measure, Zones) and len(forwards) > 1:
             raise DesignError(
-                "protocol=zones shares one forward pass, so all Jacobians need the same pool.forward, got both."
+                "protocol=zones shares one forward pass, so all Jacobians need the same pool.forward, "
+                "got both. Use two cells."
             )
         if self.precision is Precision.TF32 and self.execution.device is not Device.CUDA:
-            raise DesignError("precision=tf32 is arithmetic of CUDA devices, got device=cpu. Use fp32.")
+            raise DesignError(
+                "precision=tf32 is arithmetic of CUDA devices, got device=cpu. "
+                "Use precision=fp32, or device=cuda."
+            )
         if isinstance(self.measure, LrSearch) and not self.data.held_out:
             raise DesignError(
                 "protocol=lr_search validates on held-out training images, got data.held_out=0. "
@@ -325,23 +344,22 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is None:
             return
-        highest = max(optimizer.lr, getattr(self.measure, "lr_high", 0.0))
-        if self.precision.storage == "float16" and highest > 65504.0:
-            raise DesignError(
-                f"a learning rate of {highest} is beyond the largest number of {self.precision}, 65504."
-            )
+        rates = {"optimizer.lr": optimizer.lr, "protocol.lr_high": getattr(self.measure, "lr_high", 0.0)}
+        for key, rate in rates.items():
+            if self.precision.storage == "float16" and rate > 65504.0:
+                raise DesignError(
+                    f"{key} in {self.precision} must be 65504 or less, its largest, got {rate}."
+                )
         if optimizer.loss_scale is LossScale.DYNAMIC and self.precision.storage != "float32":
             raise DesignError(
                 f"optimizer.loss_scale=dynamic needs fp32 parameters, got precision={self.precision}. "
                 "Use amp16, or loss_scale=none as the published fp16 runs do."
             )
-        if optimizer.name is OptimizerName.ADAM:
-            smallest = 2.0**-24 if self.precision.storage == "float16" else 0.0
-            if optimizer.eps < smallest:
-                raise DesignError(
-                    f"optimizer.eps={optimizer.eps} is 0 in {self.precision}, so Adam divides by zero. "
-                    "Use 1e-4 or more, or optimizer.eps=auto."
-                )
+        if optimizer.name is OptimizerName.ADAM and optimizer.eps <= _SMALLEST[self.precision.storage] / 2:
+            raise DesignError(
+                f"optimizer.eps={optimizer.eps} is 0 in {self.precision}, so Adam divides by zero. "
+                "Use 1e-4 or more, or optimizer.eps=auto."
+            )
 
     @property
     def protocol(self) -> str:
@@ -356,42 +374,54 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON values, defaults written out."""
         return {
-            "network": asdict(self.network),
-            "data": asdict(self.data),
+            "network": _plain(asdict(self.network)),
+            "data": _plain(asdict(self.data)),
             "precision": str(self.precision),
-            "jacobians": [asdict(jacobian) for jacobian in self.jacobians],
-            "measure": {"protocol": self.protocol, **asdict(self.measure)},
-            "execution": asdict(self.execution),
+            "jacobians": [_plain(asdict(jacobian)) for jacobian in self.jacobians],
+            "measure": {"protocol": self.protocol, **_plain(asdict(self.measure))},
+            "execution": _plain(asdict(self.execution)),
         }
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Cell:
         """The inverse of `to_dict`.
 
+        No default is filled in: it could differ from the one that the cell was stored with.
+
         Raises:
             DesignError: a missing, unknown or impossible field.
         """
         try:
-            measure = dict(tree["measure"])
-            kind = MEASURES.get(measure.pop("protocol"))
-            if kind is None:
-                raise DesignError(
-                    f"protocol must be one of {', '.join(MEASURES)}, got {tree['measure']['protocol']!r}."
-                )
-            if "optimizer" in measure:
-                measure["optimizer"] = Optimizer(**measure["optimizer"])
-            return cls(
-                network=Network(**tree["network"]),
-                data=Data(**tree["data"]),
-                precision=tree["precision"],
-                jacobians=tuple(PoolJacobian(**item) for item in tree["jacobians"]),
-                measure=kind(**measure),
-                execution=Execution(**tree["execution"]),
-            )
-        except (TypeError, KeyError) as error:
+            cell = cls._read(tree)
+        except DesignError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise DesignError(
                 f"a stored cell does not have the fields of schema {SCHEMA}: {error}."
             ) from None
+        if strays := sorted(set(_paths(tree)) ^ set(_paths(cell.to_dict()))):
+            raise DesignError(
+                f"a stored cell does not have the fields of schema {SCHEMA}: "
+                f"{strays[0]} is missing or unknown."
+            )
+        return cell
+
+    @classmethod
+    def _read(cls, tree: Mapping[str, Any]) -> Cell:
+        measure = dict(tree["measure"])
+        name = measure.pop("protocol")
+        if name not in MEASURES:
+            raise DesignError(f"protocol must be one of {', '.join(MEASURES)}, got {name!r}.")
+        if "optimizer" in measure:
+            measure["optimizer"] = Optimizer(**measure["optimizer"])
+        return cls(
+            network=Network(**tree["network"]),
+            data=Data(**tree["data"]),
+            precision=tree["precision"],
+            jacobians=tuple(PoolJacobian(**item) for item in tree["jacobians"]),
+            measure=MEASURES[name](**measure),
+            execution=Execution(**tree["execution"]),
+        )
 
     @property
     def canonical(self) -> str:
@@ -413,9 +443,8 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is not None:
             parts.append(str(optimizer.name))
-        parts.append(
-            self.jacobians[-1].label if len(self.jacobians) <= 2 else f"{len(self.jacobians)}jacobians"
-        )
+        labels = [jacobian.label for jacobian in self.jacobians]
+        parts.append(labels[-1] if len(labels) <= 2 else f"{len(labels)}jacobians")
         return f"{'.'.join(parts)}-{self.id}"
 
     def axes(self) -> dict[str, Any]:
@@ -476,9 +505,21 @@ def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _paths(tree: Any, path: str = "") -> Iterator[str]:
+    """Where every leaf of a tree of mappings and sequences stands: `jacobians.0.beta`."""
+    if isinstance(tree, Mapping):
+        items = tree.items()
+    elif isinstance(tree, list | tuple):
+        items = enumerate(tree)
+    else:
+        yield path
+        return
+    for key, value in items:
+        yield from _paths(value, f"{path}.{key}" if path else str(key))
+
+
 def _at_least(value: int, least: int, key: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DesignError(f"{key} must be a whole number, {least} or more, got {value!r}.")
+    whole_number(value, key=key, least=least)
 
 
 def _coerce(value: Any, hint: Any, key: str) -> Any:
@@ -491,13 +532,9 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return member(hint, value, key=key)
     if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DesignError(f"{key} must be a finite number, got {value!r}.")
-        return float(value) + 0.0
+        return finite_number(value, key=key)
     if hint is int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise DesignError(f"{key} must be a whole number, got {value!r}.")
-        return value
+        return whole_number(value, key=key)
     if hint is bool and not isinstance(value, bool):
         raise DesignError(f"{key} must be true or false, got {value!r}.")
     if hint is str and not isinstance(value, str):

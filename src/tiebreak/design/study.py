@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tiebreak.design.axes import DesignError
+from tiebreak.design.axes import DesignError, whole_number
 from tiebreak.design.cell import Cell, Trial
 
 
@@ -17,16 +17,11 @@ class Part:
     num_replicates: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise DesignError(f"the name of a part must be text, got {self.name!r}.")
         if not self.cells:
             raise DesignError(f"part {self.name} has no cells.")
-        if (
-            isinstance(self.num_replicates, bool)
-            or not isinstance(self.num_replicates, int)
-            or self.num_replicates < 1
-        ):
-            raise DesignError(
-                f"part {self.name}: replicates must be a whole number, 1 or more, got {self.num_replicates!r}."
-            )
+        whole_number(self.num_replicates, key=f"part {self.name}: replicates", least=1)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -53,6 +48,12 @@ class Study:
     question: str
     hypothesis: str = ""
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        for name in names:
+            if names.count(name) > 1:
+                raise DesignError(f"{self.name} has two parts named {name}. Give each its own name.")
 
     @property
     def trials(self) -> tuple[Trial, ...]:
