@@ -84,7 +84,8 @@ def test_a_missing_idx_file(idx_files, tmp_path):
     name, raw = idx_files
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(
-        DataError, match=rf"{name}: neither .*t10k-labels-idx1-ubyte nor .*\.gz.*tiebreak fetch {name}"
+        DataError,
+        match=rf"neither .*t10k-labels-idx1-ubyte nor .*\.gz.*tiebreak fetch {name} data_root={tmp_path}`",
     ):
         read(name, tmp_path)
 
@@ -95,7 +96,9 @@ def test_a_truncated_archive(idx_files, tmp_path, keep):
     pack(raw)
     path = raw / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz .*Delete it and run"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte\.gz .*Delete it first\. Run `tiebreak fetch"
+    ):
         read(name, tmp_path)
 
 
@@ -178,7 +181,8 @@ def test_a_missing_cifar_file(cifar_files, tmp_path, which):
     path = folder / (meta if which == "meta" else "test_batch" if name == "cifar10" else "test")
     path.unlink()
     with pytest.raises(
-        DataError, match=rf"{name}: .*{path.name} does not exist\. Run `tiebreak fetch {name}`"
+        DataError,
+        match=rf"{name}: .*{path.name} does not exist\. Run `tiebreak fetch {name} data_root={tmp_path}`",
     ):
         read(name, tmp_path)
 

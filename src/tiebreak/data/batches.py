@@ -100,6 +100,8 @@ def train_batches(
         order = permutation(stream("order", seed=order_seed, epoch=epoch), num=len(dataset.train))
     else:
         order = torch.arange(len(dataset.train))
+    if isinstance(dataset.train, Images):
+        order = order.to(dataset.train.labels.device)
     chunks = order.split(data.batch_size)
     return _train_batches(
         dataset, data=data, epoch=epoch, augment_seed=augment_seed, start=start, chunks=chunks

@@ -62,7 +62,7 @@ def _read(
         train, test = (_images(kind(root, train=split), origin=str(folder)) for split in (True, False))
     except (RuntimeError, OSError) as error:
         sums = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-        raise explain_refusal(folder, name=name, sums=sums, error=error) from None
+        raise explain_refusal(folder, root=root, name=name, sums=sums, error=error) from None
     return DataSet(
         name=name,
         train=train,

@@ -24,4 +24,4 @@ def read(root: Path) -> DataSet:
     Raises:
         DataError: a missing, truncated or altered file.
     """
-    return read_data_set(root / "FashionMNIST" / "raw", name="fashion_mnist", md5=MD5)
+    return read_data_set(root / "FashionMNIST" / "raw", root=root, name="fashion_mnist", md5=MD5)

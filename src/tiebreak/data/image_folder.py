@@ -54,7 +54,7 @@ def read_splits(*, train: Path, test: Path, name: str, image_size: int) -> DataS
     if not present:
         raise DataError(
             f"{name}: neither {train} nor {test} exists. Put images into "
-            f"{train}/<class>/ and {test}/<class>/, or set the data root to the folder that holds {name}."
+            f"{train}/<class>/ and {test}/<class>/, or set data_root to the folder that holds {name}."
         )
     classes = _class_names(present[0])
     for path in present[1:]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tiebreak.data import cifar, fashion_mnist, image_folder, imagenet, mnist, mnist5k, svhn
 from tiebreak.data.batches import num_batches
 from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
+from tiebreak.data.download import PAGES
 from tiebreak.data.files import ImageFiles
 from tiebreak.data.streams import permutation, stream
 from tiebreak.design.axes import DataName
@@ -64,9 +65,9 @@ def load(data: Data, *, root: Path) -> DataSet:
 
 def _read(data: Data, *, root: Path) -> DataSet:
     if data.name is not DataName.MNIST5K and not root.is_dir():
+        command = f", or run `tiebreak fetch {data.name} data_root={root}`" if data.name in PAGES else ""
         raise DataError(
-            f"the data root {root} is not a folder. Set it to the folder that holds the data sets, "
-            f"or create it and see `tiebreak fetch --help`."
+            f"the data root {root} is not a folder. Set data_root to the folder that holds the data sets{command}."
         )
     match data.name:
         case DataName.MNIST:

@@ -24,4 +24,4 @@ def read(root: Path) -> DataSet:
     Raises:
         DataError: a missing, truncated or altered file.
     """
-    return read_data_set(root / "MNIST" / "raw", name="mnist", md5=MD5)
+    return read_data_set(root / "MNIST" / "raw", root=root, name="mnist", md5=MD5)

@@ -28,22 +28,23 @@ def read(root: Path, *, train_split: str) -> DataSet:
     """
     return DataSet(
         name="svhn",
-        train=_images(root / "SVHN", split=train_split),
-        test=_images(root / "SVHN", split="test"),
+        train=_images(root, split=train_split),
+        test=_images(root, split="test"),
         num_classes=10,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
 
 
-def _images(folder: Path, *, split: str) -> Images:
+def _images(root: Path, *, split: str) -> Images:
     from torchvision.datasets import SVHN
 
+    folder = root / "SVHN"
     try:
         read = SVHN(folder, split=split)
     except (RuntimeError, OSError) as error:
         _, filename, md5 = SVHN.split_list[split]
-        raise explain_refusal(folder, name="svhn", sums=[(filename, md5)], error=error) from None
+        raise explain_refusal(folder, root=root, name="svhn", sums=[(filename, md5)], error=error) from None
     return Images(
         pixels=torch.from_numpy(np.ascontiguousarray(read.data)),
         labels=torch.from_numpy(read.labels.astype(np.int64)),
