@@ -67,7 +67,8 @@ def _read(data: Data, *, root: Path) -> DataSet:
     if data.name is not DataName.MNIST5K and not root.is_dir():
         command = f", or run `tiebreak fetch {data.name} data_root={root}`" if data.name in PAGES else ""
         raise DataError(
-            f"the data root {root} is not a folder. Set data_root to the folder that holds the data sets{command}."
+            f"the data root {root} is not a folder. Set data_root to the folder that holds the data sets"
+            f"{command}."
         )
     match data.name:
         case DataName.MNIST:
