@@ -44,11 +44,12 @@ FIGURES = (
         title="Share of batches with a gap above the threshold",
         table="zones",
         caption=(
-            "A batch counts when the gap between the backward pass with the named Jacobian and that with the "
-            "reference exceeds the threshold of its column. Points: mean of per-init shares. Arms: 95 % "
-            "bootstrap over inits, given from 5 inits on; arms of no length mean that every init had the same "
-            "share, and the table gives the share of inits with its exact interval. The published thresholds are absolute and exist for "
-            "fp16, fp32 and fp64; a star marks one taken by analogy. A threshold does not prove that automatic "
+            "A batch counts when the gap between the backward pass with the named Jacobian and that "
+            "with the reference exceeds the threshold of its column. Points: mean of per-init shares. "
+            "Arms: 95 % bootstrap over inits, given from 5 inits on; arms of no length mean that "
+            "every init had the same share, and the table gives the share of inits with its exact "
+            "interval. The published thresholds are absolute and exist for fp16, fp32 and fp64; a "
+            "star marks one taken by analogy. A threshold does not prove that automatic "
             "differentiation is wrong over the reals; non-finite draws are counted apart."
         ),
         needs=("zones",),
@@ -59,9 +60,9 @@ FIGURES = (
         title="How large the gaps are",
         table="gaps",
         caption=(
-            "Share of draws by decade of the gap (sum over tensors of sup norms). Each decade holds its lower "
-            "edge. Gaps of exactly 0 and non-finite ones have bins of their own, so the bars of one Jacobian "
-            "in one panel sum to 100 %."
+            "Share of draws by decade of the gap (sum over tensors of sup norms). Each decade holds "
+            "its lower edge. Gaps of exactly 0 and non-finite ones have bins of their own, so the "
+            "bars of one Jacobian in one panel sum to 100 %."
         ),
         needs=("gaps",),
         draw=lambda tables: gaps_figure(tables["gaps"]),
@@ -71,10 +72,11 @@ FIGURES = (
         title="Where ties are",
         table="ties",
         caption=(
-            "Share of pooling windows whose maximum is attained more than once, by pool. After a ReLU, ties at "
-            "zero send no gradient on; only ties above zero can act. Points: mean of per-init shares. Arms: "
-            "95 % bootstrap over inits, given from 5 inits on. The vertical axis is linear next to zero and "
-            "logarithmic above where shares differ by orders of magnitude."
+            "Share of pooling windows whose maximum is attained more than once, by pool. After a "
+            "ReLU, ties at zero send no gradient on; only ties above zero can act. Points: mean of "
+            "per-init shares. Arms: 95 % bootstrap over inits, given from 5 inits on. The vertical "
+            "axis is linear next to zero and logarithmic above where shares differ by orders of "
+            "magnitude."
         ),
         needs=("ties",),
         draw=lambda tables: ties_figure(tables["ties"]),
@@ -84,9 +86,9 @@ FIGURES = (
         title="Test accuracy by Jacobian",
         table="accuracy",
         caption=(
-            "Accuracy after the last epoch. Each point is a run; the bar is mean and sample standard deviation "
-            "of the runs that reached their last epoch. Runs that diverged have no final accuracy: their "
-            "number stands at their beta. The axis always reaches from 0 to 100 %."
+            "Accuracy after the last epoch. Each point is a run; the bar is mean and sample standard "
+            "deviation of the runs that reached their last epoch. Runs that diverged have no final "
+            "accuracy: their number stands at their beta. The axis always reaches from 0 to 100 %."
         ),
         needs=("accuracy", "runs"),
         draw=lambda tables: accuracy_figure(tables["accuracy"], tables["runs"]),
@@ -96,9 +98,10 @@ FIGURES = (
         title="Difference to PyTorch's Jacobian",
         table="pairs",
         caption=(
-            "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: both runs of a "
-            "pair start from the same weights and see the same batches. Pairs with a diverged run have no "
-            "difference and are counted in words."
+            "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: "
+            "both runs of a pair start from the same weights and see the same batches. Pairs with a "
+            "diverged run have no difference and are counted in words. Where differences exceed 20 "
+            "points the axis is linear within 1 point and logarithmic beyond."
         ),
         needs=("pairs", "runs"),
         draw=lambda tables: difference_figure(
@@ -114,9 +117,10 @@ FIGURES = (
         title="Does the way the value is computed matter?",
         table="forward_arm",
         caption=(
-            "The blended forward computes beta * minimal + (1 - beta) * native in the working precision, as the "
-            "published code does; the exact forward returns the maximum bit for bit. Each point is a pair of "
-            "runs that differ in nothing else. The reference is the blended arm."
+            "The blended forward computes beta * minimal + (1 - beta) * native in the working "
+            "precision, as the published code does; the exact forward returns the maximum bit for "
+            "bit. Each point is a pair of runs that differ in nothing else. The reference is the "
+            "blended arm."
         ),
         needs=("forward_arm", "runs"),
         draw=lambda tables: difference_figure(
@@ -132,8 +136,8 @@ FIGURES = (
         title="Learning curves",
         table="runs",
         caption=(
-            "Each line is a run. A cross at the bottom edge stands at the epoch in which a run diverged; its line "
-            "ends there, nothing is filled in."
+            "Each line is a run. A cross at the bottom edge stands at the epoch in which a run "
+            "diverged; its line ends there, nothing is filled in."
         ),
         needs=("runs",),
         draw=lambda tables: curves_figure(tables.get("epochs", pd.DataFrame()), tables["runs"]),

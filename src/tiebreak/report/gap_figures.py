@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tiebreak.design.axes import Precision
-from tiebreak.report.panels import Grid, context, grid, note, precisions, rule_tick, rules, whole_ticks
+from tiebreak.report.panels import (
+    Grid,
+    context,
+    grid,
+    groups,
+    note,
+    precisions,
+    rule_tick,
+    rules,
+    whole_ticks,
+)
 from tiebreak.report.style import (
     DIVERGED,
     MUTED,
@@ -46,7 +56,7 @@ def zones_figure(zones: pd.DataFrame) -> Figure:
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.7 + 1.9 * len(rows))
         panels = grid(figure, rows=rows, columns=list(_RECIPES.values()))
-        for (row, recipe, jacobian), group in zones.groupby(["context", "recipe", "jacobian"], sort=False):
+        for (row, recipe, jacobian), group in groups(zones, "context", "recipe", "jacobian"):
             axes = panels.at(row, _RECIPES[recipe])
             group = group.sort_values("precision", key=lambda column: column.map(names.index))
             x = group["precision"].map(names.index) + shift[jacobian]
@@ -99,7 +109,7 @@ def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str], shift: dict[s
 
 
 def gaps_figure(gaps: pd.DataFrame) -> Figure:
-    """Distribution of the gap by decade, a panel per precision, zeros and non-finite gaps in bins of their own.
+    """Distribution of the gap by decade, a panel per precision, zeros and non-finite gaps in own bins.
 
     Args:
         gaps: table `gaps`.
@@ -117,7 +127,7 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.9 + 1.15 * len(names))
         panels = grid(figure, rows=names, columns=columns)
-        for (name, title, jacobian), group in gaps.groupby(["precision", "context", "jacobian"], sort=False):
+        for (name, title, jacobian), group in groups(gaps, "precision", "context", "jacobian"):
             x = (
                 np.where(group["bin"] == "decade", group["decade"] + 0.5, group["bin"].map(centres))
                 + shift[jacobian]
@@ -127,7 +137,7 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
                 gid=f"gap:{jacobian}",
             )  # fmt: skip
         for name in names:
-            limit = Threshold.PUBLISHED.value(Precision(name))
+            limit = Threshold.PUBLISHED.limit(Precision(name))
             for title in columns:
                 axes = panels.at(name, title)
                 if low - 0.5 < (place := math.log10(limit) if limit > 0 else math.nan) < high + 1.5:
@@ -171,7 +181,7 @@ def ties_figure(ties: pd.DataFrame) -> Figure:
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.8 + 1.8 * len(rows))
         panels = grid(figure, rows=rows, columns=list(kinds.values()), share_y=False)
-        for (row, name), group in ties.groupby(["context", "precision"], sort=False):
+        for (row, name), group in groups(ties, "context", "precision"):
             for kind, title in kinds.items():
                 share = f"share_{kind}"
                 panels.at(row, title).errorbar(

@@ -47,7 +47,7 @@ def write_report(results_root: Path, study: Study, out: Path, *, pool_devices: b
     """Rebuild tables and figures of a study from its records and write the page.
 
     Args:
-        results_root: folder of records; tables and figures go to `tables/<study>` and `figures/<study>` in it.
+        results_root: folder of records; `tables/<study>` and `figures/<study>` are written in it.
         study: whose page. Trials without a record are counted as missing.
         out: the file to write; folders on the way are made.
         pool_devices: let records of different devices into one table.

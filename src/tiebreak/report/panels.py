@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,6 +36,12 @@ def varying_axes(table: pd.DataFrame) -> list[str]:
         return []
     within = table.groupby("cell")[names].nunique(dropna=False)
     return [name for name in names if within[name].max() == 1]
+
+
+def groups(table: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Parts of a table that share the values of some columns of text, in the order of the table."""
+    for key, part in table.groupby(list(names), sort=False):
+        yield tuple(map(str, key)), part
 
 
 def context(table: pd.DataFrame) -> pd.Series:
@@ -109,7 +116,7 @@ class Grid:
 
 
 def grid(figure: Figure, *, rows: list[str], columns: list[str], share_y: bool = True) -> Grid:
-    """Panels with the columns' names above the first row and the rows' names at the right of the last column."""
+    """Panels with the columns' names above the first row and the rows' names at the right."""
     axes = figure.subplots(len(rows), len(columns), sharex=False, sharey=share_y, squeeze=False)
     for index, name in enumerate(columns):
         axes[0, index].set_title(name, fontweight="bold")

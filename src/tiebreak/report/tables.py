@@ -37,8 +37,8 @@ INDEX = "index.json"
 """File beside the tables that says what each was made from."""
 
 _ORDER = (
-    "protocol", "data", "arch", "batch_norm", "optimizer", "precision", "forward", "selection", "beta", "jacobian",
-    "recipe", "cell", "replicate", "epoch", "pool",
+    "protocol", "data", "arch", "batch_norm", "optimizer", "precision", "forward", "selection", "beta",
+    "jacobian", "recipe", "cell", "replicate", "epoch", "pool",
 )  # fmt: skip
 
 

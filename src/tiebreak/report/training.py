@@ -33,8 +33,8 @@ def run_table(trials: pd.DataFrame, epochs: pd.DataFrame, nonfinite: pd.DataFram
         nonfinite: rows of kind `nonfinite` with `cell` and `replicate`.
 
     Returns:
-        `trial`, `cell`, `replicate`, `outcome`, `num_epochs_run`, `final_test_accuracy` (of the last epoch, only of
-        runs that reached it), `last_test_accuracy` (of the last recorded epoch, whatever came after),
+        `trial`, `cell`, `replicate`, `outcome`, `num_epochs_run`, `final_test_accuracy` (of the last epoch,
+        only of runs that reached it), `last_test_accuracy` (of the last recorded epoch, whatever came after),
         `best_test_accuracy` and `best_epoch`, `final_train_loss`, `chance`, `test_images`, and
         `nonfinite_step`, `nonfinite_epoch`, `nonfinite_where`, `nonfinite_tensor` of the first one.
     """
@@ -46,7 +46,7 @@ def run_table(trials: pd.DataFrame, epochs: pd.DataFrame, nonfinite: pd.DataFram
         run, bad = by_epoch.get(key), by_step.get(key)
         ended = trial["outcome"] in REACHED_END
         last = run.iloc[-1] if run is not None else None
-        scores = run["test_accuracy"].astype(float).dropna() if run is not None else pd.Series(dtype=float)
+        best, best_epoch = _best(run)
         first = bad.iloc[0] if bad is not None else None
         step = trial["step"] if trial["outcome"] == OutcomeKind.DIVERGED else None
         records.append(
@@ -60,8 +60,8 @@ def run_table(trials: pd.DataFrame, epochs: pd.DataFrame, nonfinite: pd.DataFram
                 if ended and last is not None
                 else math.nan,
                 "last_test_accuracy": float(last["test_accuracy"]) if last is not None else math.nan,
-                "best_test_accuracy": float(scores.max()) if len(scores) else math.nan,
-                "best_epoch": float(run.loc[scores.idxmax(), "epoch"]) if len(scores) else math.nan,
+                "best_test_accuracy": best,
+                "best_epoch": best_epoch,
                 "final_train_loss": float(last["train_loss"]) if ended and last is not None else math.nan,
                 "chance": float(last["chance"]) if last is not None else math.nan,
                 "test_images": float(last["test_images"]) if last is not None else math.nan,
@@ -188,6 +188,15 @@ def _paired(
     return pd.DataFrame(records)
 
 
+def _best(run: pd.DataFrame | None) -> tuple[float, float]:
+    """Highest test accuracy and the first epoch that had it."""
+    scored = run.dropna(subset=["test_accuracy"]) if run is not None else pd.DataFrame()
+    if not len(scored):
+        return math.nan, math.nan
+    first = int(scored["test_accuracy"].to_numpy(dtype=float).argmax())
+    return float(scored["test_accuracy"].iloc[first]), float(scored["epoch"].iloc[first])
+
+
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     return {
         f"{name}_mean": estimate.mean,
@@ -199,9 +208,8 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
 
 def _key(row: Mapping[Hashable, object], names: Sequence[str]) -> tuple[object, ...]:
     # NaN differs from itself, and stands for an axis that a cell does not have.
-    return tuple(
-        None if isinstance(row[name], float) and math.isnan(row[name]) else row[name] for name in names
-    )
+    values = (row[name] for name in names)
+    return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in values)
 
 
 def _grouped(rows: pd.DataFrame, *, order: str) -> dict[tuple[object, object], pd.DataFrame]:

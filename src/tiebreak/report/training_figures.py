@@ -13,7 +13,18 @@ from matplotlib.lines import Line2D
 
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
-from tiebreak.report.panels import Grid, context, grid, note, precisions, rule, rule_tick, rules, whole_ticks
+from tiebreak.report.panels import (
+    Grid,
+    context,
+    grid,
+    groups,
+    note,
+    precisions,
+    rule,
+    rule_tick,
+    rules,
+    whole_ticks,
+)
 from tiebreak.report.style import (
     DIVERGED,
     MUTED,
@@ -31,7 +42,7 @@ _BETA = r"$\beta$ (rule at ties)"
 
 
 def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Final test accuracy by beta: every replicate a point, mean and sd, chance, and diverged counts in words.
+    """Final test accuracy by beta: every replicate a point, mean and sd, chance, diverged counts in words.
 
     Args:
         accuracy: table `accuracy`.
@@ -43,7 +54,7 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         panels, shift = _rule_panels(accuracy)
         palette, shapes = colours(_FORWARDS), markers(_FORWARDS)
         order = rules(accuracy)
-        for (row, name, forward), group in accuracy.groupby(["context", "precision", "forward"], sort=False):
+        for (row, name, forward), group in groups(accuracy, "context", "precision", "forward"):
             axes = panels.at(row, name)
             x = group["rule"].map(order.index) + shift[forward]
             axes.errorbar(
@@ -113,7 +124,7 @@ def difference_figure(
     with paper_style():
         panels, shift = _rule_panels(table)
         palette, shapes = colours(_FORWARDS), markers(_FORWARDS)
-        for (row, name, forward), group in table.groupby(["context", "precision", "forward"], sort=False):
+        for (row, name, forward), group in groups(table, "context", "precision", "forward"):
             axes = panels.at(row, name)
             x = group["rule"].map(order.index) + shift[forward]
             mean = group["difference_mean"]
@@ -128,9 +139,10 @@ def difference_figure(
                 x_pairs += [place - 0.05] * len(gaps)
                 y_pairs += list(100 * gaps)
             axes.plot(
-                x_pairs, y_pairs, shapes[forward], color=palette[forward], alpha=0.75, gid=f"points:{forward}",
-                label=f"{forward} forward",
+                x_pairs, y_pairs, shapes[forward], color=palette[forward], alpha=0.75,
+                gid=f"points:{forward}", label=f"{forward} forward",
             )  # fmt: skip
+        _spread(panels)
         for axes, part in _parts(panels, table):
             axes.axhline(0, color=MUTED, linewidth=0.8)
             bottom = axes.get_ylim()[0]
@@ -141,6 +153,16 @@ def difference_figure(
         _label_rules(panels, order, f"{label}\n(percentage points)")
         panels.legend(title="each point a pair of runs; bar: mean with 95 % t interval over pairs")
     return panels.figure
+
+
+def _spread(panels: Grid) -> None:
+    """Keep differences of a point and of ninety readable in one panel, and show every point."""
+    low, high = panels.axes.flat[0].get_ylim()
+    if max(-low, high) <= 20:
+        return
+    for axes in panels.axes.flat:
+        axes.set_yscale("symlog", linthresh=1.0, linscale=1.0)
+    panels.axes.flat[0].set_ylim(min(1.5 * low, -1.5), max(1.5 * high, 1.5))
 
 
 def _pair_words(cell: dict[Hashable, Any], *, treated: str, reference: str) -> str:
@@ -210,8 +232,8 @@ def _draw_run(
         )  # fmt: skip
     if run["outcome"] == OutcomeKind.DIVERGED:
         axes.plot(
-            [_last_epoch(run)], [0.0], "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
-            markeredgewidth=1.2, markersize=4.5, gid=f"diverged:{gid}",
+            [_last_epoch(run)], [0.0], "x", color=colour, transform=axes.get_xaxis_transform(),
+            clip_on=False, zorder=5, markeredgewidth=1.2, markersize=4.5, gid=f"diverged:{gid}",
         )  # fmt: skip
 
 
@@ -226,8 +248,8 @@ def _count_diverged(panels: Grid, runs: pd.DataFrame) -> None:
     diverged = runs[runs["outcome"] == OutcomeKind.DIVERGED]
     if not len(diverged):
         return
-    at = diverged.apply(_last_epoch, axis=1)
-    for (title, name, epoch), group in diverged.groupby(["context", "precision", at], sort=False):
+    diverged = diverged.assign(at=[_last_epoch(run) for run in diverged.to_dict("records")])
+    for (title, name, epoch), group in groups(diverged, "context", "precision", "at"):
         axes = panels.at(_row(title, "test_accuracy"), name)
         note(axes, float(epoch), 16, f"{len(group)} diverged", colour=DIVERGED)
 

@@ -64,11 +64,11 @@ class Threshold(StrEnum):
         """Column of the gap that is compared: `gap_sup_sum` or `gap_relative`."""
         return "gap_sup_sum" if self is Threshold.PUBLISHED else "gap_relative"
 
-    def value(self, precision: Precision) -> float:
+    def limit(self, precision: Precision) -> float:
         """The number to exceed; NaN where the recipe says nothing about a precision.
 
         Example:
-            >>> Threshold.PUBLISHED.value(Precision.FP32)
+            >>> Threshold.PUBLISHED.limit(Precision.FP32)
             1e-07
         """
         if self is Threshold.RELATIVE:
@@ -98,7 +98,7 @@ def label(gaps: pd.DataFrame, *, threshold: Threshold) -> pd.Series:
         >>> label(pd.DataFrame([row]), threshold=Threshold.PUBLISHED).tolist()
         ['bifurcation']
     """
-    limits = {name: threshold.value(Precision(name)) for name in gaps["precision"].unique()}
+    limits = {name: threshold.limit(Precision(name)) for name in gaps["precision"].unique()}
     limit = gaps["precision"].map(limits).astype(float)
     size, statistic = gaps["gap_sup_sum"].astype(float), gaps[threshold.statistic].astype(float)
     zero = size == 0
@@ -126,7 +126,7 @@ def init_shares(gaps: pd.DataFrame) -> pd.DataFrame:
     for recipe in Threshold:
         labels = label(gaps, threshold=recipe)
         keys = [gaps[name] for name in ("cell", "jacobian", "replicate")]
-        for (cell, jacobian, replicate), zones in labels.groupby(keys, sort=False):
+        for (cell, jacobian, _), zones in labels.groupby(keys, sort=False):
             first = gaps.loc[zones.index[0]]
             defined = recipe.source(Precision(first["precision"])) != "undefined"
             share = {zone: float((zones == zone).mean()) for zone in Zone}
@@ -136,7 +136,7 @@ def init_shares(gaps: pd.DataFrame) -> pd.DataFrame:
                     "jacobian": jacobian,
                     "beta": first["beta"],
                     "precision": first["precision"],
-                    "replicate": int(replicate),
+                    "replicate": int(first["replicate"]),
                     "recipe": str(recipe),
                     "num_draws": len(zones),
                     "share_zero": share[Zone.REGULAR],
@@ -180,7 +180,7 @@ def _zone_records(gaps: pd.DataFrame) -> Iterator[dict[str, object]]:
             "beta": first["beta"],
             "recipe": name,
             "statistic": recipe.statistic,
-            "threshold": recipe.value(precision),
+            "threshold": recipe.limit(precision),
             "threshold_source": recipe.source(precision),
             "num_inits": len(inits),
             "num_draws": int(inits["num_draws"].sum()),
