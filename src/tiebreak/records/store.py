@@ -119,7 +119,9 @@ class RecordStore:
         path = self.path(record.trial)
         try:
             create(path, record.to_text().encode())
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # the winner may have swept our unfinished file
+            if not path.exists():
+                raise
             raise AlreadyRecorded(
                 f"Trial {record.trial.id} has a record already. The first one stands; this one was dropped."
             ) from None

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tiebreak.design.axes import DesignError
+from tiebreak.design.axes import UserError
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import SETTLED, collect, utc_now
@@ -57,7 +57,7 @@ class Bench:
     stop: Callable[[], bool] = lambda: False
     checkpoint_every_seconds: float = 30.0
     lease_seconds: float = LEASE_SECONDS
-    refusals: tuple[type[Exception], ...] = (DesignError, RecordError)
+    refusals: tuple[type[Exception], ...] = (UserError,)
 
 
 def run_trial(trial: Trial, *, bench: Bench) -> Outcome:

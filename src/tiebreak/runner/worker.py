@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from tiebreak.design.axes import DesignError
+from tiebreak.design.axes import UserError
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import Origin, collect
@@ -108,7 +108,7 @@ def main_loop(
     Args:
         job: which trials, and where things are.
         measure: runs the protocol that a trial's cell names.
-        refusals: exceptions that are the user's mistake, besides `DesignError` and `RecordError`.
+        refusals: exceptions that are the user's mistake, besides `UserError`.
         kernel: a word on the compiled kernel for the provenance; asked once, at the first trial.
         stream: where events go; standard output if left out.
 
@@ -140,7 +140,7 @@ def main_loop(
                 stop=stop.is_set,
                 checkpoint_every_seconds=job.checkpoint_every_seconds,
                 lease_seconds=job.lease_seconds,
-                refusals=(DesignError, RecordError, *refusals),
+                refusals=(UserError, *refusals),
             )
             try:
                 _work(in_turn(read_manifest(job.manifest), index=job.index, of=job.of), bench=bench)
