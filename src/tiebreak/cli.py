@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 import traceback
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from tiebreak.config import Run, StudyRun
     from tiebreak.records.store import RecordStore
 
-CHECKPOINTS = Path(".tiebreak/checkpoints")
-_ERROR_FILE = Path(".tiebreak/error.txt")
+_STATE = Path(".tiebreak")
+_ERROR_FILE = _STATE / "error.txt"
 
 MISTAKE = 2
 """Exit code of a mistake of the user's."""
@@ -34,6 +35,8 @@ _OVERRIDES = "key=value, as `tiebreak run --cfg` prints them; results=DIR and da
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; a user's mistake is one sentence on standard error and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["worker"]:  # started by `study`, not by people
+        return _worker(words[1:])
     parsed = _parser().parse_args(words)
     try:
         return parsed.verb(parsed)
@@ -104,10 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("overrides", nargs="*", metavar="data_root=DIR", help="the data root (default: data)")
 
     verb("kernel", _kernel, "say whether the compiled CPU kernel is there, building it if it can be")
-
-    worker = verbs.add_parser("worker")  # started by `study`, not by people
-    worker.add_argument("rest", nargs=argparse.REMAINDER)
-    worker.set_defaults(verb=_worker)
     return parser
 
 
@@ -149,13 +148,14 @@ def _run_one(run: Run) -> int:
         with TrialProgressLine(make_console()).shown() as progress, stop_on_signals() as stop:
             bench = Bench(
                 store=store,
-                checkpoints=CheckpointStore(CHECKPOINTS),
+                checkpoints=CheckpointStore(_checkpoints(store)),
                 measure=measure,
                 data_root=run.data_root,
                 provenance=_provenance,
                 on_event=progress,
                 stop=stop.is_set,
                 refusals=(UserError,),
+                checkpoint_every_seconds=_checkpoint_seconds(),
             )
             try:
                 outcome, note = run_trial(trial, bench=bench), ""
@@ -172,6 +172,15 @@ def _run_one(run: Run) -> int:
             print("  " + "  ".join(f"{key}={finals[-1][key]:.6g}" for key in shown if key in finals[-1]))
     print(f"  {store.path(trial)}")
     return FAULT if outcome.kind is OutcomeKind.FAILED else 0
+
+
+def _checkpoint_seconds() -> float:
+    """How much work a crash may cost, from TIEBREAK_CHECKPOINT_SECONDS or half a minute."""
+    text = os.environ.get("TIEBREAK_CHECKPOINT_SECONDS", "30")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise UserError(f"TIEBREAK_CHECKPOINT_SECONDS must be a number of seconds, got {text!r}.") from None
 
 
 def _provenance(trial):
@@ -276,9 +285,10 @@ def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool
             store=store,
             workers=workers,
             command=[sys.executable, "-m", "tiebreak", "worker"],
-            checkpoints=CHECKPOINTS,
+            checkpoints=_checkpoints(store),
             data_root=plan.data_root,
             on_event=listen,
+            checkpoint_every_seconds=_checkpoint_seconds(),
         )
     print(f"{study.name}: {summary}")
     page = plan.results / "report.html"
@@ -324,14 +334,10 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _write_report(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
-    from tiebreak.report.figures import draw_figures
     from tiebreak.report.html import write_report
-    from tiebreak.report.tables import write_tables
 
     study = store.read_study(name)
-    write_tables(store, study, _tables(store, name), pool_devices=pool_devices)
-    draw_figures(_tables(store, name), store.root / "figures" / name)
-    return write_report(store, study, store.root / "report.html", pool_devices=pool_devices)
+    return write_report(store.root, study, store.root / "report.html", pool_devices=pool_devices)
 
 
 def _tables(store: RecordStore, name: str) -> Path:
@@ -342,6 +348,12 @@ def _store(parsed: argparse.Namespace) -> RecordStore:
     from tiebreak.records.store import RecordStore
 
     return RecordStore(_place(parsed.overrides, "results"))
+
+
+def _checkpoints(store: RecordStore) -> Path:
+    """Unfinished trials of one results folder: the same trial may be running for another one."""
+    name = hashlib.sha256(str(store.root.resolve()).encode()).hexdigest()[:8]
+    return _STATE / "checkpoints" / name
 
 
 def _place(words: Sequence[str], key: str) -> Path:
@@ -373,7 +385,7 @@ def _kernel(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _worker(parsed: argparse.Namespace) -> int:
+def _worker(words: Sequence[str]) -> int:
     from tiebreak.runner.worker import Job, main_loop
 
     def kernel() -> str:
@@ -386,7 +398,7 @@ def _worker(parsed: argparse.Namespace) -> int:
 
         return measure(trial, session)
 
-    return main_loop(Job.from_arguments(parsed.rest), measure=measure, refusals=(UserError,), kernel=kernel)
+    return main_loop(Job.from_arguments(words), measure=measure, refusals=(UserError,), kernel=kernel)
 
 
 if __name__ == "__main__":

@@ -195,6 +195,8 @@ class RecordStore:
     def write_study(self, study: Study) -> Path:
         """Keep what a study asks and which trials answer it; replaces what stood under its name.
 
+        A file that says the same already is left as it is, so its time tells when the study last changed.
+
         Raises:
             StoreError: it cannot be written; the old file stands.
         """
@@ -216,7 +218,10 @@ class RecordStore:
             "cells": cells,
         }
         path = self.study_path(study.name)
-        replace(path, (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+        content = (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode()
+        found = _content(path)
+        if found is None or found[0] != content:
+            replace(path, content)
         return path
 
     def read_study(self, name: str) -> Study:

@@ -1,0 +1,139 @@
+"""Interleaved ratios of CPU times in one process, with a median and its 95 % interval, beside a target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from scipy.stats import binom
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table: a work, its ratio to the baseline, and the target if there is one.
+
+    `target` is an upper bound if `at_most`, else a lower one. A target is met when the interval reaches it.
+    """
+
+    work: str
+    baseline: str
+    median: float
+    low: float
+    high: float
+    num_ratios: int
+    target: float | None = None
+    at_most: bool = True
+
+    @property
+    def verdict(self) -> str:
+        if self.target is None:
+            return ""
+        met = self.low <= self.target if self.at_most else self.high >= self.target
+        return "met" if met else "NOT met"
+
+
+def ratio(
+    work: str,
+    ours: Work,
+    theirs: Work,
+    *,
+    baseline: str,
+    repeats: int = 15,
+    inverse: bool = False,
+    target: float | None = None,
+    at_most: bool = True,
+    clock: Callable[[], float] = time.process_time,
+    warmup: int = 2,
+) -> Row:
+    """Time two works in turn, A B A B ..., and form a ratio from each pair.
+
+    Args:
+        work: name of the line.
+        ours: the numerator.
+        theirs: the denominator.
+        baseline: name of the denominator.
+        repeats: pairs, 15 or more for an interval.
+        inverse: theirs over ours, a speed-up.
+        target: see `Row`.
+        at_most: see `Row`.
+        clock: CPU time by default; `time.perf_counter` where other processes work.
+        warmup: runs of both that do not count.
+    """
+    for _ in range(warmup):
+        ours()
+        theirs()
+    ratios = []
+    for _ in range(repeats):
+        seconds = []
+        for run in (ours, theirs):
+            begin = clock()
+            run()
+            seconds.append(clock() - begin)
+        ratios.append(seconds[1] / seconds[0] if inverse else seconds[0] / seconds[1])
+    return row(work, ratios, baseline=baseline, target=target, at_most=at_most)
+
+
+def row(
+    work: str,
+    ratios: Sequence[float],
+    *,
+    baseline: str,
+    target: float | None = None,
+    at_most: bool = True,
+) -> Row:
+    """A line from ratios: the median, with the distribution-free interval between two of them."""
+    ordered = sorted(ratios)
+    count = len(ordered)
+    below = int(binom.ppf(0.025, count, 0.5))  # of the sorted ratios, those left out on each side
+    low, high = ordered[max(0, below - 1)], ordered[min(count - 1, count - below)]
+    middle = count // 2
+    median = ordered[middle] if count % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return Row(
+        work=work,
+        baseline=baseline,
+        median=median,
+        low=low,
+        high=high,
+        num_ratios=count,
+        target=target,
+        at_most=at_most,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The lines as a Markdown table."""
+    lines = ["| work | baseline | ratio (95 % interval) | target | |", "|---|---|---|---|---|"]
+    for item in rows:
+        sign = "<=" if item.at_most else ">="
+        target = f"{sign} {item.target:g}" if item.target is not None else ""
+        lines.append(
+            f"| {item.work} | {item.baseline} | {item.median:.3g} ({item.low:.3g} to {item.high:.3g}) "
+            f"| {target} | {item.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--repeats", type=int, default=15, help="interleaved ratios a line")
+    parser.add_argument("--threads", type=int, default=1, help="threads inside an operation")
+    parser.add_argument("--json", type=Path, default=None, help="also write the lines here")
+    return parser
+
+
+def report(title: str, rows: Sequence[Row], *, path: Path | None = None) -> None:
+    """Print a table under a heading with the machine it was made on; write it as JSON too if asked."""
+    machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    print(f"\n## {title}\n\n{machine}\n\n{table(rows)}")
+    if path is not None:
+        lines = [asdict(item) | {"verdict": item.verdict} for item in rows]
+        path.write_text(json.dumps({"title": title, "machine": machine, "rows": lines}, indent=2) + "\n")

@@ -1,0 +1,207 @@
+"""The verbs as people type them: sentences and exit codes, one record a trial, kill -9 at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tiebreak.cli import main
+
+SMALL = ["data=mnist5k", "data.batch_size=32", "data.train_size=64", "data.test_size=50", "protocol.num_epochs=1"]
+
+
+def tiebreak(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tiebreak", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def record_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("results/records/*/*.jsonl"))
+
+
+MISTAKES = {
+    "unknown arch": (["run", "arch=vgg12"], "vgg12"),
+    "unknown key": (["run", "bach_norm=true"], "Did you mean batch_norm"),
+    "beta nan": (["run", "pool.beta=nan"], "pool.beta must be a finite number, got nan"),
+    "beta inf": (["run", "pool.beta=inf"], "pool.beta must be a finite number, got inf"),
+    "beta text": (["run", "pool.beta=big"], "pool.beta must be a finite number, got 'big'"),
+    "negative rate": (["run", "optimizer.lr=-0.1"], "optimizer.lr must be above 0, got -0.1"),
+    "batch of none": (["run", "data.batch_size=0"], "data.batch_size must be a whole number, 1 or more, got 0"),
+    "tf32 on a CPU": (["run", "precision=tf32", "device=cpu"], "tf32 is arithmetic of CUDA devices"),
+    "cuda without one": (["run", "data=mnist5k", "device=cuda"], "device=cuda needs a CUDA device"),
+    "batch above the data": (["run", *SMALL, "data.batch_size=65"], "65"),
+    "no data": (["run", "data=mnist", "data_root=nowhere"], "nowhere"),
+    "malformed": (["run", "pool.beta=[1"], "pool.beta=[1"),
+    "no such study": (["study", "demmo"], "Did you mean demo"),
+    "no workers": (["study", "smoke", "--workers", "0"], "--workers must be 1 or more, got 0"),
+    "study never run": (["report", "demo"], "demo"),
+    "tables of nothing": (["draw", "demo"], "no tables of demo"),
+    "strange word": (["report", "demo", "out=x"], "results=DIR"),
+    "fetch of nothing": (["fetch", "mnits"], "mnits"),
+    "fetch by hand": (["fetch", "imagenet"], "cannot be fetched"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISTAKES))
+def test_a_mistake_is_one_sentence_and_exit_code_2(case, here, capfd) -> None:
+    words, expected = MISTAKES[case]
+    if case == "cuda without one":
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+    assert main(words) == 2
+    said = capfd.readouterr().err
+    assert expected in said
+    assert "Traceback" not in said
+    assert not record_files(here), "a mistake must leave no record"
+
+
+def test_a_fault_of_ours_is_a_sentence_and_exit_code_1(here, capfd, monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("tiebreak.config.compose_run", broken)
+    assert main(["run"]) == 1
+    said = capfd.readouterr().err
+    assert "a fault of ours: ZeroDivisionError" in said
+    assert "Traceback" not in said
+    assert "ZeroDivisionError" in (here / ".tiebreak" / "error.txt").read_text()
+
+
+def test_help_and_study_list_do_not_import_torch() -> None:
+    code = (
+        "import sys; from tiebreak.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "main(['study'])\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules, 'slow import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_a_trial_runs_once(here) -> None:
+    first = tiebreak("run", *SMALL, cwd=here)
+    assert first.returncode == 0, first.stderr
+    assert "device: cpu" in first.stderr or "device: cuda" in first.stderr
+    (path,) = record_files(here)
+    content = path.read_bytes()
+    second = tiebreak("run", *SMALL, cwd=here)
+    assert second.returncode == 0
+    assert "recorded before" in second.stdout
+    assert path.read_bytes() == content
+
+
+def test_multirun_works_with_hydras_own_launcher(here) -> None:
+    done = tiebreak("run", "-m", *SMALL, "pool.beta=0,100", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert len(record_files(here)) == 2
+    mistake = tiebreak("run", "-m", *SMALL, "pool.beta=0,nan", cwd=here)
+    assert mistake.returncode == 2
+    assert "pool.beta must be a finite number" in mistake.stderr
+
+
+def test_the_smoke_study_runs_every_protocol_and_reports(here) -> None:
+    done = tiebreak("study", "smoke", "--workers", "2", cwd=here)
+    assert done.returncode == 0, done.stderr
+    page = here / "results" / "report.html"
+    assert str(page.relative_to(here)) in done.stdout
+    assert page.stat().st_size > 10_000
+    kinds = {path.name for path in (here / "results/tables/smoke").glob("*.csv")}
+    assert {"zones.csv", "accuracy.csv", "drift.csv", "noise.csv", "lr_search.csv", "ties.csv"} <= kinds
+    before = page.stat().st_mtime_ns
+    again = tiebreak("study", "smoke", cwd=here)
+    assert again.returncode == 0
+    assert "0 ran now" in again.stdout
+    assert page.stat().st_mtime_ns == before, "nothing changed, so the page need not be written again"
+    dry = tiebreak("study", "smoke", "--dry-run", cwd=here)
+    assert "8 trials, 8 done, 0 left" in dry.stdout
+
+
+def rows_of(path: Path) -> list[dict]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return lines[1:-1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_ends_with_the_same_rows(here) -> None:
+    """kill -9 of the process that trains; the rows hold losses of every epoch to the last digit."""
+    words = ["run", "data=mnist5k", "data.batch_size=16", "protocol.num_epochs=6", "optimizer.lr=0.02"]
+    words += ["data.test_size=100", "batch_norm=true"]
+    whole = here / "whole"
+    killed = here / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert tiebreak(*words, cwd=whole).returncode == 0
+    dice = random.Random(3)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tiebreak", *words],
+            cwd=killed,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TIEBREAK_CHECKPOINT_SECONDS": "0.2"},
+        )
+        time.sleep(2.5 + 3 * dice.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if record_files(killed):
+            break
+    done = tiebreak(*words, cwd=killed)
+    assert done.returncode == 0, done.stderr
+    (first,), (second,) = record_files(whole), record_files(killed)
+    assert rows_of(first) == rows_of(second)
+    assert first.parent.name == second.parent.name
+
+
+def test_two_processes_on_one_trial_leave_one_record(here) -> None:
+    words = [sys.executable, "-m", "tiebreak", "run", *SMALL, "protocol.num_epochs=8"]
+    processes = [
+        subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes in ([0, 0], [0, 2]), said
+    assert len(record_files(here)) == 1
+    assert all("Traceback" not in errors for _, errors in said)
+
+
+def test_a_corrupt_record_is_named_set_aside_and_run_again(here) -> None:
+    assert tiebreak("run", *SMALL, cwd=here).returncode == 0
+    (path,) = record_files(here)
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    again = tiebreak("run", *SMALL, cwd=here)
+    assert again.returncode == 0
+    assert path.name in again.stderr
+    assert rows_of(path) == [json.loads(line) for line in good.decode().splitlines()][1:-1]
+    assert list(path.parent.glob("*.corrupt-*"))
+
+
+def test_an_unwritable_results_folder_is_a_sentence(here) -> None:
+    (here / "results").write_text("a file where a folder should be")
+    done = tiebreak("run", *SMALL, cwd=here)
+    assert done.returncode == 2, done.stderr
+    assert "results" in done.stderr
+    assert "Traceback" not in done.stderr
