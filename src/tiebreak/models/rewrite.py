@@ -1,8 +1,9 @@
 """Any module, with its max pools replaced by ours.
 
 Pools reach a network in two ways. Those that are modules (`nn.MaxPool2d`) are swapped in the tree. Those
-that a `forward` calls as functions (`F.max_pool2d`, `torch.max_pool2d`) cannot be found by looking, so the
-copy's calls run under a mode that hands each of them to our operator.
+that a `forward` calls as functions (`F.max_pool2d`, `torch.max_pool2d`) cannot be found by looking. So a
+copy that holds code of its own, not torch's layers and ours alone, runs its calls under a mode
+that hands each such pool to our operator, at a few microseconds an operation.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ _FUNCTIONS = (
     torch.ops.aten.max_pool2d,
     torch.ops.aten.max_pool2d.default,
 )
-_MAX_POOLS = (
+_OTHER_POOLS = (
     nn.MaxPool1d,
-    nn.MaxPool2d,
     nn.MaxPool3d,
     nn.AdaptiveMaxPool1d,
     nn.AdaptiveMaxPool2d,
@@ -44,15 +44,17 @@ _ATTRIBUTE = "_pool_jacobian"
 def rewrite_pools(model: nn.Module, *, jacobian: PoolJacobian | JacobianSwitch) -> nn.Module:
     """A deep copy of `model` whose 2-D max pools take `jacobian` at ties.
 
-    The copy has the same `state_dict`, hooks and mode, is an instance of the same class, and its forward
-    pass has the same bits; only the backward pass differs, and only at ties. The original is not touched. A
-    model that already holds our pools, by `build` or by an earlier rewriting, gets the new Jacobian.
+    The copy has the same `state_dict`, hooks and mode and is an instance of the same class. With
+    `Forward.EXACT` its forward pass has the same bits, and its backward pass differs at ties only. The
+    original is not touched. A model that already holds our pools, by `build` or by an earlier rewriting,
+    gets the new Jacobian.
 
     A pool that is a module is replaced wherever it is called from. A pool that a `forward` calls as a
     function is replaced while the *copy itself* is called, as `copy(images)`; a part of the copy that is
-    called alone, or a method other than a call, leaves such a pool to torch. Left to torch altogether: pools
-    that return indices or take integers, and the 1-D, 3-D, adaptive and fractional ones (`pools_left` lists
-    the modules among them). `torch.compile` takes the copy.
+    called alone, a method other than a call, and a checkpoint that runs again in the backward pass leave
+    such a pool to torch. Left to torch altogether: pools that return indices or take integers, and the 1-D,
+    3-D, adaptive and fractional ones (`pools_left` lists the modules among them). `torch.compile` takes the
+    copy.
 
     Args:
         model: any module that `copy.deepcopy` can copy and that runs as Python.
@@ -78,11 +80,10 @@ def rewrite_pools(model: nn.Module, *, jacobian: PoolJacobian | JacobianSwitch) 
         if not path:
             return pool
         rewritten.set_submodule(path, pool)
-    setattr(rewritten, _ATTRIBUTE, jacobian)
-    if isinstance(rewritten, fx.GraphModule):
-        _rewrite_graph(rewritten, jacobian)
-    elif not isinstance(rewritten, _Routed):
-        rewritten.__class__ = _routed(type(rewritten))
+    _route_calls(rewritten, jacobian)
+    for module in rewritten.modules():
+        if isinstance(module, _Routed):
+            setattr(module, _ATTRIBUTE, jacobian)
     return rewritten
 
 
@@ -102,7 +103,7 @@ def pools_left(model: nn.Module) -> list[str]:
     return [
         path
         for path, module in model.named_modules()
-        if isinstance(module, _MAX_POOLS) and not _is_replaceable(module)
+        if isinstance(module, _OTHER_POOLS) or (isinstance(module, nn.MaxPool2d) and module.return_indices)
     ]
 
 
@@ -121,12 +122,17 @@ def _refuse(model: nn.Module, jacobian: Jacobian) -> None:
                 f"rewrite_pools needs a model that runs as Python, but {where} is compiled "
                 f"({type(module).__name__}), pools included. Rewrite the model first and compile the result."
             )
+        if isinstance(module, nn.DataParallel):
+            raise DesignError(
+                "rewrite_pools cannot follow nn.DataParallel into its threads. Rewrite the model that it "
+                "holds, its .module, and wrap the result."
+            )
 
 
 def _kept(model: nn.Module) -> dict[int, Any]:
     """A memo for `deepcopy` that leaves the old Jacobians out: a switch may hold a graph's tensors."""
-    pools = [module for module in model.modules() if isinstance(module, MaxPool2d)]
-    old = [pool.jacobian for pool in pools] + [getattr(model, _ATTRIBUTE, None)]
+    old = [module.jacobian for module in model.modules() if isinstance(module, MaxPool2d)]
+    old += [getattr(module, _ATTRIBUTE) for module in model.modules() if isinstance(module, _Routed)]
     return {id(jacobian): jacobian for jacobian in old}
 
 
@@ -146,6 +152,22 @@ def _replacement(pool: nn.Module, jacobian: Jacobian) -> nn.Module:
     hooks = {name: value for name, value in vars(pool).items() if name.startswith("_")}
     vars(ours).update(hooks, training=pool.training)
     return ours
+
+
+def _route_calls(model: nn.Module, jacobian: Jacobian) -> None:
+    """See to the pools that `model` calls as functions."""
+    if isinstance(model, fx.GraphModule):
+        _rewrite_graph(model, jacobian)
+        for child in model.children():
+            _route_calls(child, jacobian)
+    elif not isinstance(model, _Routed) and any(map(_may_call_pools, model.modules())):
+        model.__class__ = _routed(type(model))
+
+
+def _may_call_pools(module: nn.Module) -> bool:
+    """Whether `forward` is code that may call a pool as a function: not torch's layers, not our own."""
+    known = ("torch.nn.modules.", "tiebreak.")
+    return "forward" in vars(module) or not type(module).__module__.startswith(known)
 
 
 def _max_pool2d(
