@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -27,12 +28,13 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     """
     before_algorithms = torch.are_deterministic_algorithms_enabled()
     before_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    before_fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # a module whose setting is a property: no stub knows it
+    before_fill = memory.fill_uninitialized_memory
     before_cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     before_workspace = os.environ.get(_WORKSPACE)
     try:
         torch.use_deterministic_algorithms(enabled)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
         torch.backends.cudnn.deterministic = enabled
         torch.backends.cudnn.benchmark = False
         if enabled:
@@ -40,7 +42,7 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before_algorithms, warn_only=before_warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = before_fill
+        memory.fill_uninitialized_memory = before_fill
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before_cudnn
         if before_workspace is None:
             os.environ.pop(_WORKSPACE, None)

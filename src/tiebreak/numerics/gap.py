@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_TINY = 2.0**-480
+"""A norm above this has a square well inside fp64's range."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorGap:
@@ -66,29 +69,37 @@ class GapMeter:
     def __init__(self, reference: Sequence[Tensor]) -> None:
         self._reference = tuple(reference)
         norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in self._reference]
-        self._norms = torch.stack(norms).tolist() if norms else []
+        measured = torch.stack(norms).tolist() if norms else []
+        self._norms = [_norm(*pair) for pair in zip(self._reference, measured, strict=True)]
 
     def to(self, other: Sequence[Tensor]) -> Gap:
         """The gap between the reference and `other`, in the same order of tensors.
 
-        Tensors that are equal bit for bit, or the same object, have a gap of exactly 0. Differences are
-        taken in fp64, so the difference of two fp16, bf16 or fp32 numbers is exact.
+        Finite tensors that are equal, or the same object, have a gap of exactly 0; 0.0 equals -0.0.
+        Differences are taken in fp64: exact for fp16, rounded once for the wider formats.
 
         Raises:
-            ValueError: another number of tensors.
+            ValueError: another number of tensors, or a tensor of another shape.
         """
+        if len(other) != len(self._reference):
+            raise ValueError(f"the reference has {len(self._reference)} tensor(s), got {len(other)}.")
+        for index, (first, second) in enumerate(zip(self._reference, other, strict=True)):
+            if first.shape != second.shape:
+                raise ValueError(
+                    f"tensor {index} of the reference has shape {tuple(first.shape)}, "
+                    f"got {tuple(second.shape)}."
+                )
         tensors = tuple(
             _tensor_gap(first, second, norm)
             for first, second, norm in zip(self._reference, other, self._norms, strict=True)
         )
-        l2 = math.sqrt(math.fsum(gap.l2**2 for gap in tensors)) if _finite(tensors) else math.nan
-        norm = math.hypot(*self._norms)
+        l2 = math.hypot(*(gap.l2 for gap in tensors))
         return Gap(
             l1=sum(gap.l1 for gap in tensors),
             l2=l2,
             sup_sum=sum(gap.sup for gap in tensors),
             sup=max((gap.sup for gap in tensors), key=_nan_first, default=0.0),
-            relative=_ratio(l2, norm),
+            relative=_ratio(l2, math.hypot(*self._norms)),
             tensors=tensors,
         )
 
@@ -104,18 +115,22 @@ def gap(reference: Sequence[Tensor], other: Sequence[Tensor]) -> Gap:
 
 
 def _tensor_gap(first: Tensor, second: Tensor, norm: float) -> TensorGap:
-    if first is second and math.isfinite(norm):
-        return TensorGap(reference_l2=norm)
-    if torch.equal(first, second):
+    if (first is second and math.isfinite(norm)) or torch.equal(first, second):
         return TensorGap(reference_l2=norm)
     difference = second.double() - first.double()
     norms = [torch.linalg.vector_norm(difference, order) for order in (1, 2, math.inf)]
     l1, l2, sup = torch.stack(norms).tolist()
-    return TensorGap(l1=l1, l2=l2, sup=sup, reference_l2=norm)
+    return TensorGap(l1=l1, l2=_norm(difference, l2), sup=sup, reference_l2=norm)
 
 
-def _finite(tensors: Sequence[TensorGap]) -> bool:
-    return all(math.isfinite(tensor.l2) for tensor in tensors)
+def _norm(tensor: Tensor, measured: float) -> float:
+    """The Euclidean norm, taken again in units of the largest entry where its square left fp64's range."""
+    if _TINY <= measured < math.inf or tensor.numel() == 0:
+        return measured
+    sup = float(torch.linalg.vector_norm(tensor, math.inf, dtype=torch.float64))
+    if sup == 0.0 or not math.isfinite(sup):
+        return measured
+    return sup * float(torch.linalg.vector_norm(tensor.double() / sup))
 
 
 def _ratio(numerator: float, denominator: float) -> float:

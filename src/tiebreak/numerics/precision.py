@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from tiebreak.design.axes import DesignError, Precision
 
@@ -31,8 +30,9 @@ def cast(model: nn.Module, precision: Precision) -> nn.Module:
 def arithmetic(precision: Precision, *, device: torch.device | str = "cpu") -> Iterator[None]:
     """Compute in `precision`: enter it around the forward *and* the backward pass.
 
-    * `fp16_rounded`: contractions and normalisations on fp16 tensors run in fp32 and their results are
-      rounded once to fp16. Elementwise operations and sums do that already.
+    * `fp16_rounded`: contractions, normalisations and the cross-entropy of fp16 tensors run in fp32 and
+      their results are rounded once to fp16. The other operations of the networks do that already. An
+      optimizer's step is torch's own: on the CPU it rounds a scalar factor, such as the rate, to fp16.
     * `amp16`, `ampbf16`: nothing here; `autocast` goes around the forward pass alone.
     * `tf32`, and every other precision on CUDA: TF32 contractions are switched on, or off, and restored.
 
@@ -72,7 +72,8 @@ def _nothing() -> Iterator[None]:
 
 @contextmanager
 def _tf32(enabled: bool) -> Iterator[None]:
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    cudnn: Any = torch.backends.cudnn  # a module with properties: no stub knows `conv`
+    matmul, conv = torch.backends.cuda.matmul, cudnn.conv
     before = (matmul.fp32_precision, conv.fp32_precision)
     try:
         matmul.fp32_precision = conv.fp32_precision = "tf32" if enabled else "ieee"
@@ -82,56 +83,60 @@ def _tf32(enabled: bool) -> Iterator[None]:
 
 
 _aten = torch.ops.aten
-_CONTRACTIONS = {
-    _aten.convolution.default,
-    _aten.convolution_backward.default,
-    _aten.mm.default,
-    _aten.addmm.default,
-    _aten.bmm.default,
-    _aten.avg_pool2d.default,
-    _aten.avg_pool2d_backward.default,
-    _aten.native_batch_norm_backward.default,
+_WIDENED: dict[Any, tuple[int, ...]] = {  # and which of the results belong to the operation: kept in fp32
+    _aten.convolution.default: (),
+    _aten.convolution_backward.default: (),
+    _aten.mm.default: (),
+    _aten.addmm.default: (),
+    _aten.bmm.default: (),
+    _aten.avg_pool2d.default: (),
+    _aten.avg_pool2d_backward.default: (),
+    _aten.native_batch_norm.default: (1, 2),  # mean and inverse deviation of the batch
+    _aten.native_batch_norm_backward.default: (),
+    _aten._log_softmax.default: (),
+    _aten._log_softmax_backward_data.default: (),
+    _aten.nll_loss_forward.default: (1,),  # the sum of the weights
+    _aten.nll_loss_backward.default: (),
 }
-_BATCH_NORMS = {_aten.native_batch_norm.default}
-_RUNNING_STATISTICS = (3, 4)  # positions of running_mean and running_var, which the operation updates
+_UPDATED = {
+    _aten.native_batch_norm.default: (3, 4)
+}  # arguments that change in place: running mean and variance
 
 
 class RoundedContractions(TorchDispatchMode):
     """fp16 with one rounding an operation: computed in fp32, result rounded to fp16.
 
     A tensor core accumulates fp16 products in fp32 and rounds once; CPU kernels for fp16 convolutions
-    round more often and are 6 to 9 times slower. Only operations with an fp16 operand are touched. The
-    batch statistics that batch norm keeps for its own backward pass stay in fp32: they are inside one
-    operation.
+    round more often and are 6 to 9 times slower, and those of the cross-entropy round more often. Only
+    operations with an fp16 operand are touched. What an operation keeps for its own backward pass, such as
+    the batch statistics of batch norm, stays in fp32.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Route contractions of fp16 tensors through fp32."""
+        """Route contractions, normalisations and losses of fp16 tensors through fp32."""
         kwargs = kwargs or {}
-        if func in _BATCH_NORMS and args[0].dtype is torch.float16:
-            return self._batch_norm(func, args, kwargs)
-        if func not in _CONTRACTIONS or not _any_half(args):
+        if func not in _WIDENED or not _any_half(args):
             return func(*args, **kwargs)
-        wide = tree_map_only(Tensor, _widen, (args, kwargs))
-        return tree_map_only(Tensor, _round, func(*wide[0], **wide[1]))
-
-    @staticmethod
-    def _batch_norm(func: Any, args: tuple, kwargs: dict) -> Any:
-        wide = [_widen(value) if isinstance(value, Tensor) else value for value in args]
-        output, *statistics = func(*wide, **kwargs)
-        for position in _RUNNING_STATISTICS:
+        wide = [_widen(value) for value in args]
+        results = func(*wide, **{key: _widen(value) for key, value in kwargs.items()})
+        for position in _UPDATED.get(func, ()):
             if isinstance(args[position], Tensor):
                 args[position].copy_(wide[position])
-        return _round(output), *statistics
+        if isinstance(results, Tensor):
+            return _round(results)
+        kept = _WIDENED[func]
+        return tuple(value if index in kept else _round(value) for index, value in enumerate(results))
 
 
 def _any_half(args: tuple) -> bool:
     return any(isinstance(value, Tensor) and value.dtype is torch.float16 for value in args)
 
 
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype is torch.float16 else tensor
+def _widen(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype is torch.float16:
+        return value.float()
+    return torch.float32 if value is torch.float16 else value
 
 
-def _round(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.dtype is torch.float32 else tensor
+def _round(value: Any) -> Any:
+    return value.half() if isinstance(value, Tensor) and value.dtype is torch.float32 else value
