@@ -67,7 +67,7 @@ class PoolGeometry:
         Args:
             kernel: one number or (rows, columns), 1 or more.
             stride: as kernel; None for the kernel itself.
-            padding: as kernel, 0 or more and at most half of the dilated kernel.
+            padding: as kernel, 0 or more and at most half of the kernel.
             dilation: as kernel, 1 or more.
             ceil_mode: true or false.
 
@@ -78,12 +78,11 @@ class PoolGeometry:
         stride = kernel if stride is None or stride == () else _pair(stride, "stride", least=1)
         padding = _pair(padding, "padding", least=0)
         dilation = _pair(dilation, "dilation", least=1)
-        for size, step, pad in zip(kernel, dilation, padding, strict=True):
-            if 2 * pad > (size - 1) * step + 1:
-                raise DesignError(
-                    f"padding of a pool must be at most half of its (dilated) kernel, got padding={padding} "
-                    f"with kernel={kernel} and dilation={dilation}. Use less padding: such windows would be empty."
-                )
+        if any(2 * pad > size for size, pad in zip(kernel, padding, strict=True)):
+            raise DesignError(
+                f"padding of a pool must be at most half of its kernel, got padding={padding} with "
+                f"kernel={kernel}. Use less padding."
+            )
         if not isinstance(ceil_mode, bool):
             raise DesignError(f"ceil_mode of a pool must be True or False, got {ceil_mode!r}.")
         return cls(kernel, stride, padding, dilation, ceil_mode)
@@ -128,12 +127,12 @@ class PoolGeometry:
         if rows < 1 or columns < 1 or min(size) < 1:
             raise DesignError(
                 f"a pool with kernel={self.kernel}, padding={self.padding} and dilation={self.dilation} has "
-                f"no window in an image of {size[0]}x{size[1]} pixels. Use a larger image or a smaller kernel."
+                f"no window in an image of {size[0]}x{size[1]} pixels. Use a larger image."
             )
         return rows, columns
 
     def taps(self, size: tuple[int, int]) -> Iterator[Tap]:
-        """The entries of the kernel in row order, each with the windows of an image of `size` that have it."""
+        """The entries of the kernel in row order, each with the windows of an image that have it."""
         output = self.output_size(size)
         for row in range(self.kernel[0]):
             for column in range(self.kernel[1]):

@@ -8,8 +8,8 @@ storage format, as ATen does.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from tiebreak.design.axes import PoolJacobian, Selection
 from tiebreak.numerics.geometry import PoolGeometry
@@ -26,7 +26,7 @@ def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
     Returns:
         Output in the dtype of x; mask as `tiebreak.numerics.selection` describes.
     """
-    output = F.max_pool2d(
+    output = functional.max_pool2d(
         x, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.ceil_mode
     )
     mask = torch.zeros((geometry.num_planes, *output.shape), dtype=torch.uint8, device=x.device)
@@ -53,22 +53,14 @@ def scatter(
     Returns:
         The gradient of the input, of `size`.
     """
-    if (
-        geometry.overlaps
-        and gradient.device.type != "cpu"
-        and gradient.dtype != arithmetic_dtype(gradient.dtype)
-    ):
-        storage = arithmetic_dtype(gradient.dtype)  # other devices gather in fp32 and round once
-    else:
-        storage = gradient.dtype
+    # The CPU's own pool adds overlapping windows in the storage format, CUDA's in fp32 with one rounding.
+    storage = gradient.dtype if gradient.device.type == "cpu" else arithmetic_dtype(gradient.dtype)
     result = torch.zeros(size, dtype=storage, device=gradient.device)
     chosen = chosen_entry(mask, num_entries=geometry.num_entries, jacobian=jacobian)
     own, other = shares(gradient, mask, jacobian=jacobian)
     several = jacobian.selection is Selection.ALL_ONES or jacobian.beta != 0.0
     nothing = torch.zeros((), dtype=gradient.dtype, device=gradient.device)
-    for tap in reversed(
-        list(geometry.taps((size[-2], size[-1])))
-    ):  # a pixel meets its windows in ascending order
+    for tap in reversed(list(geometry.taps((size[-2], size[-1])))):  # a pixel meets its windows in order
         at = (..., *tap.windows)
         part = torch.where(has_entry(mask, tap.entry)[at], other[at], nothing) if several else nothing
         result[(..., *tap.pixels)] += torch.where(chosen[at] == tap.entry, own[at], part)

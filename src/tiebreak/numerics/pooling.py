@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
-from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian, Selection
-from tiebreak.numerics import kernels
+from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
+from tiebreak.numerics import kernels, pool_ops
 from tiebreak.numerics.geometry import PoolGeometry, Size
 
 
@@ -125,7 +125,7 @@ def pool(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian | Jacobian
     if rule.forward is Forward.BLENDED:  # pyright: ignore[reportAttributeAccessIssue]
         output, mask = _blended(x, geometry, rule.beta), None  # pyright: ignore[reportAttributeAccessIssue]
     else:
-        output, mask = _MaxPool.apply(x, geometry, jacobian)  # pyright: ignore[reportGeneralTypeIssues]
+        output, mask = _exact(x, geometry, jacobian)
     if events is not None:
         if mask is None:
             mask = kernels.forward(x.detach(), geometry=geometry)[1]
@@ -209,10 +209,20 @@ def _is_traced(x: Tensor) -> bool:
 
 def _blended(x: Tensor, geometry: PoolGeometry, beta: float) -> Tensor:
     minimal = pool(x, geometry=geometry, jacobian=MINIMAL)
-    native = F.max_pool2d(
+    native = functional.max_pool2d(
         x, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.ceil_mode
     )
     return beta * minimal + (1 - beta) * native
+
+
+def _exact(
+    x: Tensor, geometry: PoolGeometry, jacobian: PoolJacobian | JacobianSwitch
+) -> tuple[Tensor, Tensor]:
+    """Value and mask by the way that suits who is calling."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        return pool_ops.max_pool2d(x, geometry=geometry, jacobian=_rule(jacobian))
+    kind = _MaxPool if torch._C._are_functorch_transforms_active() else _EagerMaxPool
+    return kind.apply(x, geometry, jacobian)  # pyright: ignore[reportReturnType]
 
 
 def _rule(jacobian: PoolJacobian | JacobianSwitch) -> PoolJacobian:
@@ -235,7 +245,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, ctx.geometry, ctx.jacobian = inputs
-        ctx.size = x.shape
+        ctx.size, ctx.memory_format = x.shape, kernels.memory_format_of(x)
         mask = output[1]
         ctx.mark_non_differentiable(mask)
         ctx.set_materialize_grads(False)
@@ -247,7 +257,10 @@ class _MaxPool(torch.autograd.Function):
         if gradient is None:
             return None, None, None
         (mask,) = ctx.saved_tensors
-        return _Scatter.apply(gradient, mask, ctx.size, ctx.geometry, _rule(ctx.jacobian)), None, None
+        layout, rule = (ctx.size, ctx.memory_format), _rule(ctx.jacobian)
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return _Scatter.apply(gradient, mask, layout, ctx.geometry, rule), None, None  # pyright: ignore[reportReturnType]
+        return _scatter(gradient, mask, layout, ctx.geometry, rule), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
@@ -263,18 +276,38 @@ class _MaxPool(torch.autograd.Function):
         return (output.unflatten(0, leading), mask.unflatten(1, leading)), (0, 1)
 
 
+class _EagerMaxPool(torch.autograd.Function):
+    """`_MaxPool` in the older form, whose call costs a quarter as much but cannot be transformed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, geometry: PoolGeometry, jacobian: Any) -> tuple[Tensor, Tensor]:
+        result = kernels.forward(x, geometry=geometry)
+        _MaxPool.setup_context(ctx, (x, geometry, jacobian), result)
+        return result
+
+    backward = _MaxPool.backward
+    jvp = _MaxPool.jvp
+
+
+def _scatter(
+    gradient: Tensor, mask: Tensor, layout: Any, geometry: PoolGeometry, rule: PoolJacobian
+) -> Tensor:
+    size, order = layout
+    return kernels.scatter(gradient, mask, size=size, memory_format=order, geometry=geometry, jacobian=rule)
+
+
 class _Scatter(torch.autograd.Function):
     """The transposed Jacobian applied to a gradient; linear, its derivative is `_Gather`."""
 
     @staticmethod
     def forward(
-        gradient: Tensor, mask: Tensor, size: torch.Size, geometry: PoolGeometry, rule: PoolJacobian
+        gradient: Tensor, mask: Tensor, layout: Any, geometry: PoolGeometry, rule: PoolJacobian
     ) -> Tensor:
-        return kernels.scatter(gradient, mask, size=size, geometry=geometry, jacobian=rule)
+        return _scatter(gradient, mask, layout, geometry, rule)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, mask, ctx.size, ctx.geometry, ctx.rule = inputs
+        _, mask, ctx.layout, ctx.geometry, ctx.rule = inputs
         ctx.save_for_backward(mask)
         ctx.save_for_forward(mask)
 
@@ -286,14 +319,20 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         (mask,) = ctx.saved_tensors
-        return _Scatter.apply(tangent, mask, ctx.size, ctx.geometry, ctx.rule)
+        return _Scatter.apply(tangent, mask, ctx.layout, ctx.geometry, ctx.rule)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, gradient: Tensor, mask: Tensor, size: Any, geometry: Any, rule: PoolJacobian
+        info: Any,
+        in_dims: Any,
+        gradient: Tensor,
+        mask: Tensor,
+        layout: Any,
+        geometry: Any,
+        rule: PoolJacobian,
     ) -> tuple[Tensor, int]:
         def one(gradient: Tensor, mask: Tensor) -> Tensor:
-            return _Scatter.apply(gradient, mask, size, geometry, rule)  # pyright: ignore[reportReturnType]
+            return _Scatter.apply(gradient, mask, layout, geometry, rule)  # pyright: ignore[reportReturnType]
 
         return _each(one, info.batch_size, in_dims, gradient, mask)
 
@@ -308,14 +347,14 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         vector, mask, ctx.geometry, ctx.rule = inputs
-        ctx.size = vector.shape
+        ctx.layout = (vector.shape, kernels.memory_format_of(vector))
         ctx.save_for_backward(mask)
         ctx.save_for_forward(mask)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         (mask,) = ctx.saved_tensors
-        return _Scatter.apply(gradient, mask, ctx.size, ctx.geometry, ctx.rule), None, None, None
+        return _Scatter.apply(gradient, mask, ctx.layout, ctx.geometry, ctx.rule), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:

@@ -100,8 +100,8 @@ def shares(gradient: Tensor, mask: Tensor, *, jacobian: PoolJacobian) -> tuple[T
     """What the singled-out entry and each other tied entry get, in the gradient's dtype.
 
     With n tied entries and incoming g the beta family gives fl(beta * fl(g / n)) to each of them and the
-    first fl((1 - beta) * g) on top (no such term at beta = 1), in `arithmetic_dtype` and rounded once. A window
-    without a tie passes g on untouched.
+    first fl((1 - beta) * g) on top (no such term at beta = 1), in `arithmetic_dtype` and rounded once. A
+    window without a tie passes g on untouched.
 
     Args:
         gradient: of the output.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tiebreak.numerics import kernels
 from tiebreak.numerics.pooling import PoolEvent
 from tiebreak.numerics.selection import has_entry, multiplicity
 
@@ -40,18 +41,19 @@ class TieCounts:
 def tie_counts(event: PoolEvent) -> TieCounts:
     """Counts the ties of one forward pass.
 
-    Args:
-        event: the pass.
+        Args:
+            event: the pass.
 
-    Returns:
-        The counts, exact.
+        Returns:
+            The counts, exact.
 
-    Example:
-        >>> from tiebreak.numerics.pooling import JacobianSwitch, max_pool2d
-        >>> switch = JacobianSwitch(events=[])
-        >>> _ = max_pool2d(torch.ones(1, 1, 2, 4), kernel=2, jacobian=switch)
-        >>> tie_counts(switch.events[0]).mean_multiplicity
-        4.0
+        Example:
+            >>> from tiebreak.numerics import kernels
+    from tiebreak.numerics.pooling import JacobianSwitch, max_pool2d
+            >>> switch = JacobianSwitch(events=[])
+            >>> _ = max_pool2d(torch.ones(1, 1, 2, 4), kernel=2, jacobian=switch)
+            >>> tie_counts(switch.events[0]).mean_multiplicity
+            4.0
     """
     number = multiplicity(event.mask)
     value = event_value(event)
@@ -83,6 +85,9 @@ def live_ties(event: PoolEvent) -> int:
     Returns:
         The number of live ties.
     """
+    counted = kernels.live_ties(event_value(event), event.mask)
+    if counted is not None:
+        return counted
     lowest_cleared = (event.mask & (event.mask - 1)).bool()
     tied = lowest_cleared[0] if len(event.mask) == 1 else multiplicity(event.mask) > 1
     return int((tied & (event_value(event) != 0)).sum())
