@@ -5,6 +5,7 @@ What it does is set by environment variables, so that a test can make one proces
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -33,6 +34,24 @@ def measure(trial, session):
     return Outcome(kind=OutcomeKind.COMPLETED)
 
 
+def light(trial, session):
+    """The same without tensors: a process that never checkpoints has no need of torch."""
+    generator, position, first = random.Random(trial.replicate), 0.0, 0
+    if (saved := session.restore()) is not None:
+        position, first = saved.state["position"], saved.state["step"]
+        generator.setstate((3, tuple(saved.state["generator"]), None))
+    total = int(os.environ.get("TOY_STEPS", "12"))
+    for step in range(first, total):
+        position = position * 3 % 1 + generator.random()
+        session.emit({"row": "walk", "step": step, "position": position})
+        session.progress(step + 1, total)
+        misbehave(trial, step, session)
+        if session.wants_checkpoint():
+            state = {"step": step + 1, "position": position, "generator": generator.getstate()[1]}
+            session.save({}, state)
+    return Outcome(kind=OutcomeKind.COMPLETED)
+
+
 def misbehave(trial, step, session):
     time.sleep(float(os.environ.get("TOY_STEP_SECONDS", "0")))
     if step == 5 and os.environ.get("TOY_RAISE") in (str(trial.replicate), "all"):
@@ -48,7 +67,8 @@ def main(arguments):
 
     if os.environ.get("TOY_BROKEN"):
         raise SystemExit("toy: cannot even start")
-    return main_loop(Job.from_arguments(arguments), measure=measure, refusals=(LookupError,))
+    chosen = light if os.environ.get("TOY_LIGHT") else measure
+    return main_loop(Job.from_arguments(arguments), measure=chosen, refusals=(LookupError,))
 
 
 def nursery():

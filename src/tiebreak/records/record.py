@@ -54,10 +54,6 @@ class Record:
         outcome: how the trial ended.
         elapsed_seconds: time spent measuring, over all attempts.
 
-    Example:
-        >>> from tiebreak.records.session import Outcome, OutcomeKind
-        >>> completed = Outcome(kind=OutcomeKind.COMPLETED)
-        >>> # Record(trial=trial, provenance={}, rows=(), outcome=completed, elapsed_seconds=0.5).to_text()
     """
 
     trial: Trial
@@ -95,13 +91,18 @@ class Record:
 
 
 def parse(
-    content: bytes, *, place: str | None = None, migrations: Mapping[int, Migration] = MIGRATIONS
+    content: bytes,
+    *,
+    place: str | None = None,
+    known: Cell | None = None,
+    migrations: Mapping[int, Migration] = MIGRATIONS,
 ) -> Record:
     """Read a record back; an older one gets its cell brought to the present schema, its rows as they are.
 
     Args:
         content: the bytes of the file.
         place: id of the trial whose place the file stands in, compared with the header when given.
+        known: the cell of that place, if it is at hand; the ids being equal, it is not built again.
         migrations: from each older schema, the function to the next.
 
     Raises:
@@ -122,8 +123,10 @@ def parse(
             raise CorruptRecord(
                 f"the closing line counts {closing['num_rows']} rows, and there are {len(rows)}"
             )
+        if known is None or known.id != stored_id:
+            known = _present_cell(header["cell"], schema, migrations)
         return Record(
-            trial=Trial(cell=_present_cell(header["cell"], schema, migrations), replicate=replicate),
+            trial=Trial(cell=known, replicate=replicate),
             provenance=header["provenance"],
             rows=tuple(_row_from_tree(row) for row in rows),
             outcome=Outcome(**{**closing["outcome"], "kind": OutcomeKind(closing["outcome"]["kind"])}),
@@ -161,6 +164,10 @@ def row_to_json(row: Row) -> str:
 
     Raises:
         RecordError: a row that is not flat, not scalar, or does not name its kind.
+
+    Example:
+        >>> row_to_json({"row": "gap", "gap_l2": float("inf"), "jacobian": "native"})
+        '{"row":"gap","gap_l2":"inf","jacobian":"native"}'
     """
     if not isinstance(row.get("row"), str):
         raise RecordError(f'A row names its kind in the text field "row", got {row!r}.')

@@ -56,8 +56,8 @@ class RecordStore:
         migrations: from each older schema of a cell, the function to the next.
 
     Example:
-        >>> store = RecordStore(Path("results"))
-        >>> # store.read(trial), store.write(record), [record.outcome for record in store.records()]
+        >>> [record.outcome for record in RecordStore(Path("/nonexistent")).records()]
+        []
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RecordStore:
             NewerRecord: it was written by a later version.
             StoreError: the file is there and cannot be read.
         """
-        return self._read(self.path(trial), place=trial.id)
+        return self._read(self.path(trial), place=trial.id, known=trial.cell)
 
     def is_done(self, trial: Trial) -> bool:
         """Whether an undamaged record stands: its sum is checked, its rows are not read.
@@ -253,13 +253,13 @@ class RecordStore:
             if not path.name.startswith(TEMPORARY)
         )
 
-    def _read(self, path: Path, *, place: str) -> Record | None:
+    def _read(self, path: Path, *, place: str, known: Cell | None = None) -> Record | None:
         found = _content(path)
         if found is None:
             return None
         content, inode = found
         try:
-            return parse(content, place=place, migrations=self._migrations)
+            return parse(content, place=place, known=known, migrations=self._migrations)
         except CorruptRecord as damage:
             self._set_aside(path, inode=inode, damage=damage)
             return None
