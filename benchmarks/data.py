@@ -7,15 +7,10 @@ The images are random bytes: only time is measured here, and it does not depend 
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import statistics
 import time
-from pathlib import Path
 
+import ratios
 import torch
-from scipy.stats import binom
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms.functional import to_pil_image
@@ -29,8 +24,6 @@ NUM_IMAGES = 50_000
 LOADER_SHARE = 10
 """The DataLoader runs on one image in this many, its time multiplied by the same number."""
 BATCH_SIZE = 128
-TARGET = 12.0
-LEAST_REPEATS = 15
 
 
 class PilImages(Dataset):
@@ -91,25 +84,11 @@ def loader_epoch_seconds(loader: DataLoader, *, device: str) -> float:
     return (clock(device) - start) * LOADER_SHARE
 
 
-def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and the order statistics that hold it with at least 95 % whatever the distribution."""
-    ordered, num = sorted(values), len(values)
-    below = int(binom.ppf(0.025, num, 0.5))
-    lowest = ordered[below - 1] if below >= 1 else math.nan
-    highest = ordered[num - below] if below >= 1 else math.nan
-    return statistics.median(ordered), lowest, highest
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="interleaved pairs of epochs")
+    parser = ratios.arguments(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches are made")
-    parser.add_argument("--json", type=Path, help="file to write the measurements to")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     train = random_images(NUM_IMAGES)
     dataset = DataSet(
         name="random bytes",
@@ -119,43 +98,23 @@ def main() -> None:
         mean=CIFAR10_MEAN,
         std=CIFAR10_STD,
         augmentation=Augmentation.CROP_FLIP,
-    ).to(arguments.device)
+    ).to(options.device)
     subset = PilImages(train.pixels[: NUM_IMAGES // LOADER_SHARE])
     loader = DataLoader(subset, batch_size=BATCH_SIZE, shuffle=True)
-
-    tiebreak_epoch_seconds(dataset, device=arguments.device, epoch=0)
-    pairs = [
-        (
-            loader_epoch_seconds(loader, device=arguments.device),
-            tiebreak_epoch_seconds(dataset, device=arguments.device, epoch=epoch),
-        )
-        for epoch in range(1, arguments.repeats + 1)
+    tiebreak_epoch_seconds(dataset, device=options.device, epoch=0)
+    speedups = [
+        loader_epoch_seconds(loader, device=options.device)
+        / tiebreak_epoch_seconds(dataset, device=options.device, epoch=epoch)
+        for epoch in range(1, options.repeats + 1)
     ]
-    ratio, lowest, highest = median_interval([theirs / ours for theirs, ours in pairs])
-    loader_seconds = statistics.median(theirs for theirs, _ in pairs)
-    tiebreak_seconds = statistics.median(ours for _, ours in pairs)
-    kind = "CPU" if arguments.device == "cpu" else "wall"
-    print(f"one augmented epoch of {NUM_IMAGES} x 3x32x32, batch {BATCH_SIZE}, {arguments.device}, 1 thread")
-    print(f"DataLoader, no workers  {loader_seconds:7.3f} {kind} s (1/{LOADER_SHARE} of the epoch, scaled)")
-    print(f"tiebreak.data           {tiebreak_seconds:7.3f} {kind} s")
-    print(
-        f"ratio                   {ratio:7.1f}x  [{lowest:.1f}, {highest:.1f}] 95 %, n = {len(pairs)}; "
-        f"target >= {TARGET:g}x: {'met' if highest >= TARGET else 'missed'}"
+    line = ratios.row(
+        f"one augmented epoch of {NUM_IMAGES} x 3x32x32, batch {BATCH_SIZE}, on {options.device}",
+        speedups,
+        baseline="torchvision DataLoader, no workers",
+        target=12.0,
+        at_most=False,
     )
-    if arguments.json:
-        row = {
-            "work": "data, one augmented CIFAR epoch",
-            "device": arguments.device,
-            "baseline": "torchvision DataLoader",
-            "baseline_seconds": loader_seconds,
-            "seconds": tiebreak_seconds,
-            "ratio": ratio,
-            "ratio_low": lowest,
-            "ratio_high": highest,
-            "num_repeats": len(pairs),
-            "target": TARGET,
-        }
-        arguments.json.write_text(json.dumps([row], indent=2) + "\n")
+    ratios.report("Data (times faster)", [line], path=options.json)
 
 
 if __name__ == "__main__":

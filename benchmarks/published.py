@@ -41,7 +41,12 @@ def with_pools(model: nn.Module, make) -> nn.Module:
 
 
 def published_gaps(
-    network: Network, *, channels: int, seed: int, batches: Sequence[tuple[Tensor, Tensor]], betas: Sequence[float]
+    network: Network,
+    *,
+    channels: int,
+    seed: int,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    betas: Sequence[float],
 ) -> list[list[float]]:
     """Sum over tensors of the gradient difference's sup norm to the first beta, a batch and a beta."""
     models = [

@@ -58,7 +58,11 @@ def main() -> None:
             ("beta 0", stepper(model(PoolJacobian()), images, labels), target),
             ("beta 1", stepper(model(PoolJacobian(beta=1)), images, labels), target),
             ("beta 100", stepper(model(PoolJacobian(beta=100)), images, labels), target),
-            ("published pool", stepper(with_pools(model(PoolJacobian()), lambda: PublishedPool(1.0)), images, labels), None),
+            (
+                "published pool",
+                stepper(with_pools(model(PoolJacobian()), lambda: PublishedPool(1.0)), images, labels),
+                None,
+            ),
         ):
             goal = 1.02 if options.device == "cuda" and goal else goal
             rows.append(

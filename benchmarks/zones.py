@@ -88,7 +88,9 @@ def main() -> None:
             rows.append(
                 ratios.ratio(
                     f"zones {arch}, {num_batches} batches of 128 an init, {count} Jacobians",
-                    lambda network=network, seeds=seeds, a=arguments: our_gaps(network, seed=next(seeds), **a),
+                    lambda network=network, seeds=seeds, a=arguments: our_gaps(
+                        network, seed=next(seeds), **a
+                    ),
                     lambda network=network, seeds=seeds, a=arguments: published_gaps(
                         network, seed=next(seeds), **a
                     ),

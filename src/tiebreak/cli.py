@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("overrides", nargs="*", help=_OVERRIDES)
     study.add_argument("--dry-run", action="store_true", help="print the cells and what is done; run nothing")
     study.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    study.add_argument("--rerun", choices=["failed"], help="first set the records of failed trials aside")
     study.add_argument("--no-report", action="store_true", help="run the trials only")
 
     for name, function, text in (
@@ -227,7 +228,18 @@ def _study(parsed: argparse.Namespace) -> int:
         raise UserError(f"--workers must be 1 or more, got {workers}.")
     if parsed.dry_run:
         return _dry_run(plan, store, workers=workers)
+    if parsed.rerun:
+        _reopen_failed(plan, store)
     return _run_study(plan, store, workers=workers, report=not parsed.no_report)
+
+
+def _reopen_failed(plan: StudyRun, store: RecordStore) -> None:
+    from tiebreak.records.session import OutcomeKind
+
+    for trial in plan.study.trials:
+        record = store.read(trial)
+        if record is not None and record.outcome.kind is OutcomeKind.FAILED:
+            store.reopen(trial)
 
 
 def _dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:

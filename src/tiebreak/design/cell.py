@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from tiebreak.design.axes import (
@@ -423,13 +424,13 @@ class Cell:
             execution=Execution(**tree["execution"]),
         )
 
-    @property
+    @cached_property
     def canonical(self) -> str:
         """The one JSON text of this cell: sorted keys, no spaces, schema number."""
         tree = {"schema": SCHEMA, **self.to_dict()}
         return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """First 12 hexadecimal digits of SHA-256 over `canonical`."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
