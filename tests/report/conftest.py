@@ -164,9 +164,9 @@ def measured(trial: Trial) -> tuple[list[Row], Outcome]:
         case Drift(num_epochs=epochs):
             return [
                 {
-                    "row": "drift", "epoch": epoch, "step": 50 * epoch, "jacobian": jacobian.label, "copy": copy,
-                    "distance_l1": copy * epoch * 1e-3, "distance_l2": copy * epoch * 1e-5, "test_accuracy": 0.9,
-                    "nonfinite": False,
+                    "row": "drift", "epoch": epoch, "step": 50 * epoch, "jacobian": jacobian.label,
+                    "copy": copy, "distance_l1": copy * epoch * 1e-3, "distance_l2": copy * epoch * 1e-5,
+                    "test_accuracy": 0.9, "nonfinite": False,
                 }
                 for epoch in range(1, epochs + 1)
                 for jacobian, copy in ((trial.cell.jacobians[0], 1), (trial.cell.jacobians[1], 0))
@@ -258,3 +258,20 @@ def tables_folder(store, study, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tables")
     write_tables(store, study, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def figures_folder(tables_folder, tmp_path_factory) -> Path:
+    from tiebreak.report.figures import draw_figures
+
+    folder = tmp_path_factory.mktemp("figures")
+    draw_figures(tables_folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conftest_module():
+    """The makers of this file, for tests that build a study of their own."""
+    import sys
+
+    return sys.modules[__name__]

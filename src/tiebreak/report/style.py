@@ -93,6 +93,9 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """
     pdf, png = path.with_suffix(".pdf"), path.with_suffix(".png")
     with paper_style():
+        # Laid out once: both files get the same places, and the layout is most of the work.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
         figure.savefig(png, metadata={"Software": None})
     return pdf, png

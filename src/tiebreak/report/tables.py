@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
 
 ROW_KINDS = {
     "noise": ("noise",),
-    "zones": ("gap", "pool", "tensor"),
+    "zones": ("gap", "pool"),
     "train": ("epoch", "nonfinite"),
     "drift": ("drift",),
     "lr_search": ("candidate", "best"),
 }
-"""Kinds of rows that each protocol leaves."""
+"""Kinds of rows that tables are made from, by the protocol that leaves them."""
 
 INDEX = "index.json"
 """File beside the tables that says what each was made from."""
@@ -69,16 +69,30 @@ def read_frames(store: RecordStore, study: Study, *, pool_devices: bool = False)
         PoolingError: records of different devices, unless `pool_devices`.
     """
     cells = {trial.cell.id: trial.cell for trial in study.trials}
+    axes = {name for cell in cells.values() for name in cell.axes()}
     trials = trials_frame(store, study, pool_devices=pool_devices)
-    kinds = [
-        kind for name in dict.fromkeys(cell.protocol for cell in cells.values()) for kind in ROW_KINDS[name]
-    ]
-    rows = {kind: rows_frame(store, study, row=kind, axes=(), pool_devices=pool_devices) for kind in kinds}
+    rows = {
+        kind: rows_frame(store, only, row=kind, axes=(), pool_devices=pool_devices)
+        for protocol in dict.fromkeys(cell.protocol for cell in cells.values())
+        for only in [_of_protocol(study, protocol)]
+        for kind in ROW_KINDS[protocol]
+    }
     return Frames(
-        cells=pd.DataFrame([cell.axes() for cell in cells.values()]),
+        # From the trials, where a whole number stays one beside cells that lack its axis.
+        cells=trials[[name for name in trials if name in axes]].drop_duplicates("cell", ignore_index=True),
         trials=trials,
         rows={kind: frame for kind, frame in rows.items() if len(frame)},
     )
+
+
+def _of_protocol(study: Study, protocol: str) -> Study:
+    """The study's trials of one protocol, so that no record is read for rows it cannot have."""
+    parts = [
+        replace(part, cells=cells)
+        for part in study.parts
+        if (cells := tuple(cell for cell in part.cells if cell.protocol == protocol))
+    ]
+    return replace(study, parts=tuple(parts))
 
 
 def outcome_table(frames: Frames) -> pd.DataFrame:
@@ -327,8 +341,9 @@ def _parsed(column: pd.Series) -> pd.Series:
     if len(known) and known.isin(["True", "False"]).all():
         return column.map({"True": True, "False": False})
     try:
-        whole = len(known) == len(column) and not known.str.contains(r"[.enEN]", regex=True).any()
-        return column.map(int if whole else float, na_action="ignore").astype(int if whole else float)
+        if len(known) and not known.str.contains(r"[.einEIN]", regex=True).any():
+            return column.map(int, na_action="ignore").astype(int if len(known) == len(column) else "Int64")
+        return column.map(float, na_action="ignore").astype(float)
     except ValueError:
         return column
 

@@ -207,9 +207,9 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _key(row: Mapping[Hashable, object], names: Sequence[str]) -> tuple[object, ...]:
-    # NaN differs from itself, and stands for an axis that a cell does not have.
+    # A missing value differs from itself, and stands for an axis that a cell does not have.
     values = (row[name] for name in names)
-    return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in values)
+    return tuple(None if pd.isna(value) else value for value in values)
 
 
 def _grouped(rows: pd.DataFrame, *, order: str) -> dict[tuple[object, object], pd.DataFrame]:

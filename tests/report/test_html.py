@@ -1,0 +1,222 @@
+import base64
+import csv
+import io
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tiebreak.report.answers import answers, percent
+from tiebreak.report.figures import FIGURES
+from tiebreak.report.html import page, write_report
+from tiebreak.report.tables import read_tables, write_tables
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
+
+
+@pytest.fixture(scope="module")
+def text(study, tables_folder, figures_folder):
+    return page(study, tables_folder, figures_folder, records_link="..")
+
+
+@pytest.fixture(scope="module")
+def soup(text):
+    return BeautifulSoup(text, "html.parser")
+
+
+def test_the_page_has_its_headings_in_order(soup, study):
+    assert [item.text for item in soup.select("h2")] == [
+        "Question", "Answer", "Outcomes", "Figures", "Tables", "How to read", "How to reproduce", "Records",
+    ]  # fmt: skip
+    assert soup.html["lang"] == "en"
+    assert study.question in soup.select_one("#question").text
+    assert study.hypothesis in soup.select_one("#question").text  # with its angle brackets, escaped
+
+
+def test_nothing_is_fetched(soup, text):
+    assert not soup.select("link[rel=stylesheet], script[src], iframe, object")
+    for tag, name in (("img", "src"), ("a", "href"), ("link", "href")):
+        for item in soup.select(f"{tag}[{name}]"):
+            assert item[name].startswith(("data:", "#", "../records/")), item[name][:60]
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_every_figure_has_caption_provenance_and_table(soup):
+    shown = soup.select("#figures figure")
+    assert len(shown) == len(FIGURES)
+    for figure, kind in zip(shown, FIGURES, strict=True):
+        image = figure.img
+        assert base64.b64decode(image["src"].split(",")[1]).startswith(b"\x89PNG")
+        assert kind.caption in image["alt"]
+        assert re.search(r"n: \d+ records", figure.figcaption.text)
+        meta = figure.find_next("p", class_="meta").text
+        for word in ("made by tiebreak tabulate made_up", "0123456789abcdef", "Made-up CPU", "2026-01-02"):
+            assert word in meta
+    assert len(soup.select("#figures a[download$='.pdf']")) == len(FIGURES)
+
+
+def test_tables_can_be_sorted_and_downloaded(soup, tables_folder):
+    for table in soup.select("table.sortable"):
+        assert all(header["aria-sort"] == "none" and header.button for header in table.select("th"))
+        assert all("data-sort" in cell.attrs for cell in table.select("td"))
+    link = soup.select_one("a[download='zones.csv']")
+    rows = list(csv.reader(io.StringIO(unquote(link["href"].split(",", 1)[1]))))
+    assert rows == list(csv.reader(io.StringIO((tables_folder / "zones.csv").read_text())))
+
+
+def test_every_trial_has_its_file(soup, study):
+    links = [link["href"] for link in soup.select("#table-records a")]
+    assert len(links) == len(study.trials)
+    assert links[0].startswith("../records/")
+    assert {trial.id for trial in study.trials} == {
+        cell.text for cell in soup.select("#table-records td:first-child")
+    }
+
+
+def test_a_missing_number_is_never_zero(soup):
+    cells = soup.select("#table-zones td[data-sort=nan]")
+    assert cells
+    assert {cell.text for cell in cells} == {"–"}
+
+
+def test_sentences_follow_from_the_tables(tables_folder):
+    tables = read_tables(tables_folder)
+    said = answers(tables, ["zones", "train", "noise"])
+    zones = (
+        tables["zones"].set_index(["precision", "jacobian", "recipe"]).loc[("fp32", "minimal", "published")]
+    )
+    sentence = next(item for item in said if item.startswith("fp32, minimal"))
+    assert f"{100 * zones['share_above_threshold']:.1f} % of batches" in sentence
+    assert f"{100 * zones['share_above_threshold_low']:.1f} % to" in sentence
+    assert "8 inits, 64 draws" in sentence
+    assert (
+        "no init had a draw above the relative threshold (95 % upper bound on the share of inits: 36.9 %)"
+        in sentence
+    )
+    assert any("not defined for this format" in item for item in said if item.startswith("bf16"))
+    training = next(item for item in said if item.startswith("Training in fp16_rounded, blended"))
+    assert "3 of 3 diverged at beta = 10^4" in training
+    pairs = tables["pairs"].dropna(subset=["difference_low"])
+    apart = ((pairs["difference_low"] > 0) | (pairs["difference_high"] < 0)).sum()
+    assert any(f"{apart} of {len(pairs)} accuracy differences" in item for item in said)
+
+
+def test_no_record_no_claim(study, tables_folder):
+    assert answers({}, ["zones", "train"]) == [
+        "No zones have been measured yet.",
+        "No training has been run yet.",
+    ]
+    assert answers({}, ["drift"]) == ["There is no evidence yet: no trial of this study has a record."]
+
+
+def test_equal_shares_are_not_given_a_bootstrap_interval(tables_folder):
+    zones = read_tables(tables_folder)["zones"]
+    zones = zones[(zones["precision"] == "fp32") & (zones["jacobian"] == "minimal")].copy()
+    for name in ("share_above_threshold", "share_above_threshold_low", "share_above_threshold_high"):
+        zones[name] = 1.0
+    zones["num_inits_above"], zones["share_inits_above_low"] = 8, 0.631
+    (sentence,) = answers({"zones": zones}, ["zones"])
+    assert "100 % of batches" in sentence
+    assert "at least 63.1 %" in sentence
+    assert "100 % to" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (1e-9, "below 0.1 %"), (0.5, "50.0 %"), (1 - 1e-9, "above 99.9 %"), (1.0, "100 %")],
+)
+def test_a_small_share_is_not_zero(share, words):
+    assert percent(share) == words
+
+
+def test_an_unfinished_study_says_so(partial_store, study, tmp_path):
+    tables = write_tables(partial_store, study, tmp_path)
+    done = (tables["trials"]["outcome"] != "missing").sum()
+    soup = BeautifulSoup(page(study, tmp_path, tmp_path, records_link="."), "html.parser")
+    assert f"{done} of {len(study.trials)} trials done" in soup.select_one("#answer").text
+    assert "no interval below 5 inits" in soup.select_one("#answer").text
+    assert soup.select_one("li.missing b").text == str(len(study.trials) - done)
+
+
+def test_a_study_without_a_record_has_a_page(conftest_module, tmp_path):
+    made = conftest_module
+    only = made.Study(
+        name="group/empty",
+        question="Is there anything?",
+        parts=(made.Part(name="z", cells=made.zone_cells()[:1], num_replicates=2),),
+    )
+    out = write_report(tmp_path / "results", only, tmp_path / "results" / "report.html")
+    soup = BeautifulSoup(out.read_text(encoding="utf-8"), "html.parser")
+    assert "0 of 2 trials done" in soup.select_one("#answer").text
+    assert "No zones have been measured yet." in soup.select_one("#answer").text
+    assert "nothing to draw yet" in soup.select_one("#figures").text
+    assert "None was written down" in soup.select_one("#question").text
+
+
+def test_the_report_is_rebuilt_from_records(diverged, tmp_path):
+    store, study = diverged
+    out = write_report(store.root, study, store.root / "report.html")
+    first = out.read_bytes()
+    assert write_report(store.root, study, out).read_bytes() == first
+    soup = BeautifulSoup(first, "html.parser")
+    assert soup.select_one("li.diverged b").text == "6"
+    for link in soup.select("#table-records a"):
+        assert (store.root / link["href"]).exists()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_in_a_browser_figures_load_and_tables_sort(text, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = Path(tmp_path) / "report.html"
+    path.write_text(text, encoding="utf-8")
+    flags = [
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+    ]
+    complaints, requests = [], []
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in flags])
+        tab = browser.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(path.as_uri())
+        tab.evaluate("document.querySelectorAll('details').forEach((item) => { item.open = true; })")
+        widths = tab.evaluate("Array.from(document.images, (image) => image.naturalWidth)")
+        assert len(widths) == len(FIGURES)
+        assert min(widths) > 0
+
+        def column(name):
+            script = """(name) => {
+                const table = document.querySelector("#table-zones");
+                const names = Array.from(table.tHead.rows[0].cells, (cell) => cell.innerText.trim());
+                const at = names.indexOf(name);
+                return Array.from(table.tBodies[0].rows, (row) => row.cells[at].dataset.sort);
+            }"""
+            return tab.evaluate(script, name)
+
+        name = "share above threshold"
+        header = tab.locator("#table-zones th").filter(has_text=re.compile(rf"^\s*{name}\s*$"))
+        before = column(name)
+        for state, sign in (("ascending", 1), ("descending", -1)):
+            header.locator("button").click()
+            assert header.get_attribute("aria-sort") == state
+            shown = column(name)
+            numbers = [sign * float(value) for value in shown if value != "nan"]
+            assert numbers == sorted(numbers)
+            assert shown[len(numbers) :] == ["nan"] * before.count("nan")
+            assert sorted(shown) == sorted(before)
+        assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        browser.close()
+    assert complaints == []
+    assert all(url.startswith(("file:", "data:")) for url in requests)
