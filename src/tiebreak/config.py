@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from tiebreak.design.axes import (
     DesignError,
@@ -48,6 +49,18 @@ _OWN_KEYS = ("batch_norm", "init", "device", "num_threads", "memory_format", "de
 _PLACES = ("replicate", "results", "data_root")
 _EPS = 1e-8
 _EPS_HALF = 1e-4  # well above 2**-24, the smallest positive fp16
+_REFUSALS = (
+    HydraException,
+    OmegaConfBaseException,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What Hydra raises at an override that it cannot compose; `pool=null`, for one, ends in a ValueError."""
 
 
 class ConfigError(DesignError):
@@ -90,13 +103,11 @@ def run_of(config: DictConfig, *, device: Callable[[], Device]) -> Run:
         ConfigError, DesignError: a value that cannot be.
     """
     tree = _plain(config)
-    replicate = tree["replicate"]
-    if isinstance(replicate, bool) or not isinstance(replicate, int) or replicate < 0:
-        raise ConfigError(f"replicate must be a whole number, 0 or more, got {replicate!r}.")
+    cell = _cell(tree, device)
     return Run(
-        trial=Trial(cell=_cell(tree, device), replicate=replicate),
-        results=Path(str(tree["results"])),
-        data_root=Path(str(tree["data_root"])),
+        trial=Trial(cell=cell, replicate=tree["replicate"]),
+        results=_place(tree, "results"),
+        data_root=_place(tree, "data_root"),
     )
 
 
@@ -126,61 +137,99 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, device: Callable[
     Raises:
         ConfigError: no such study, or a key or value that cannot be, with the file and part it stands in.
     """
-    path = config_folder() / "study" / f"{name}.yaml"
-    if not path.is_file():
+    if name not in list_studies():
         near = difflib.get_close_matches(name, list_studies(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigError(f"there is no study {name}.{hint} Studies: {', '.join(list_studies())}.")
     where = f"configs/study/{name}.yaml"
-    try:
-        tree = _plain(OmegaConf.load(path))  # type: ignore[arg-type]
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ConfigError(f"{where} cannot be read: {error}. Mend the YAML.") from None
-    _known_keys(tree, {"question", "hypothesis", "parts"}, where)
-    parts = []
+    tree = _study_file(config_folder() / "study" / f"{name}.yaml", where)
+    places = [override for override in overrides if _key(override) in ("results", "data_root")]
     with _hydra():
-        base = run_of(_compose(overrides), device=device)
+        base = _plain(_compose(places))
         composed = _Composer()
-        for part in tree.get("parts") or []:
-            here = f"{where}, part {part.get('name', '?')}"
-            _known_keys(part, {"name", "replicates", "overrides", "sweep"}, here)
-            try:
-                cells = tuple(_cell(_plain(composed(point)), device) for point in _grid(part, overrides))
-                unique = tuple({cell.id: cell for cell in cells}.values())
-                parts.append(Part(name=part["name"], cells=unique, num_replicates=part["replicates"]))
-            except DesignError as error:
-                raise ConfigError(f"{here}: {error}") from None
-            except KeyError as error:
-                raise ConfigError(
-                    f"{here}: {error} is missing. Every part has a name and replicates."
-                ) from None
-    if not parts:
-        raise ConfigError(f"{where} has no parts. A study needs at least one.")
-    study = Study(
-        name=name,
-        question=tree.get("question") or "",
-        hypothesis=tree.get("hypothesis") or "",
-        parts=tuple(parts),
-    )
-    return StudyRun(study=study, results=base.results, data_root=base.data_root)
+        parts = tuple(_part(part, f"{where}, part", overrides, composed, device) for part in tree["parts"])
+    try:
+        study = Study(
+            name=name, question=tree["question"], hypothesis=tree.get("hypothesis") or "", parts=parts
+        )
+    except DesignError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return StudyRun(study=study, results=_place(base, "results"), data_root=_place(base, "data_root"))
+
+
+def _study_file(path: Path, where: str) -> dict[str, Any]:
+    """The tree of a study's file, whose question is text and whose parts are a list of mappings."""
+    try:
+        tree = _plain(OmegaConf.load(path), resolve=False)  # type: ignore[arg-type]
+    except (OmegaConfBaseException, YAMLError, RecursionError, ValueError, OSError) as error:
+        raise ConfigError(f"{where} cannot be read: {_one_line(error)} Mend the YAML.") from None
+    _known_keys(tree, {"question", "hypothesis", "parts"}, where)
+    for key, kind in (("question", str), ("parts", list)):
+        if not isinstance(tree.get(key), kind) or not tree[key]:
+            wanted = "a sentence" if kind is str else "a list of parts"
+            raise ConfigError(f"{where}: {key} must be {wanted}, got {tree.get(key)!r}.")
+    if not isinstance(tree.get("hypothesis") or "", str):
+        raise ConfigError(f"{where}: hypothesis must be text, got {tree['hypothesis']!r}.")
+    return tree
+
+
+def _part(
+    tree: Any, where: str, overrides: Sequence[str], composed: _Composer, device: Callable[[], Device]
+) -> Part:
+    """One part of a study's file."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping with name and replicates, got {tree!r}.")
+    here = f"{where} {tree.get('name', '?')}"
+    _known_keys(tree, {"name", "replicates", "overrides", "sweep"}, here, required={"name", "replicates"})
+    try:
+        cells = (_cell(_plain(composed(point)), device) for point in _grid(tree, overrides))
+        unique = {cell.id: cell for cell in cells}
+        return Part(name=tree["name"], cells=tuple(unique.values()), num_replicates=tree["replicates"])
+    except DesignError as error:
+        raise ConfigError(f"{here}: {error}") from None
 
 
 def _grid(part: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Every point of a part as overrides: the fixed ones, the grid's, and last the user's, which win."""
-    sweep = part.get("sweep") or {}
-    fixed = part.get("overrides") or []
+    fixed, sweep = part.get("overrides") or [], part.get("sweep") or {}
+    if not isinstance(fixed, list) or not all(isinstance(override, str) for override in fixed):
+        raise ConfigError(f"overrides must be a list such as [data=mnist5k], got {fixed!r}.")
+    if not isinstance(sweep, dict):
+        raise ConfigError(f"sweep must be a mapping of keys to lists of values, got {sweep!r}.")
     for key, values in sweep.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"sweep.{key} must be a list of values, got {values!r}.")
+    for key in (*map(_key, (*fixed, *overrides)), *sweep):
+        if key == "replicate":
+            raise ConfigError("replicate is not for a study to set. Say how many in the part's replicates.")
+    for key in (*map(_key, fixed), *sweep):
+        if key in _PLACES:
+            raise ConfigError(f"{key} is a place and no part's own. Set it on the command line.")
     for values in itertools.product(*sweep.values()):
         point = (f"{key}={_spell(value)}" for key, value in zip(sweep, values, strict=True))
         yield (*fixed, *point, *overrides)
 
 
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _spell(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(_spell(item) for item in value) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value of a YAML file as Hydra's grammar writes it, so that it is read back as the same value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case list():
+            return f"[{','.join(map(_spell, value))}]"
+        case dict():
+            return f"{{{','.join(f'{key}:{_spell(item)}' for key, item in value.items())}}}"
+        case str():
+            escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+            return f"'{escaped}'"
+        case _:
+            return str(value)
 
 
 class _Composer:
@@ -203,21 +252,18 @@ class _Composer:
         if choice not in self._bases:
             self._bases[choice] = _compose(choice)
         config = self._bases[choice].copy()
-        for key, override in values:
-            if OmegaConf.select(config, key, throw_on_missing=False, default=_ABSENT) is _ABSENT:
-                return _compose(overrides)  # refuses it in Hydra's words
-            OmegaConf.update(config, key, _parse(override))
+        try:
+            for key, override in values:
+                parsed = OverridesParser.create().parse_override(override)
+                if parsed.is_sweep_override() or OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+                    return _compose(overrides)
+                OmegaConf.update(config, key, parsed.value())
+        except _REFUSALS:
+            return _compose(overrides)  # refuses it in Hydra's words
         return config
 
 
 _ABSENT = object()
-
-
-def _parse(override: str) -> Any:
-    try:
-        return OverridesParser.create().parse_override(override).value()
-    except HydraException as error:
-        raise ConfigError(_sentence(error, [override])) from None
 
 
 @contextmanager
@@ -232,29 +278,42 @@ def _hydra() -> Iterator[None]:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         return compose(config_name="config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except _REFUSALS as error:
         raise ConfigError(_sentence(error, overrides)) from None
 
 
 def _sentence(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's message as one sentence with a suggestion."""
-    text = " ".join(str(error).split())
-    if match := re.search(r"Could not find '([a-z_]+)/([^']*)'", text):
+    text = re.split(r"\.? See https| Config search path", _one_line(error))[0]
+    match = re.search(r"Could not find '([a-z_]+)/([^']*)'", text)
+    if match and match[1] in _GROUPS:
         group, value = match.groups()
         options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
         near = difflib.get_close_matches(value, options, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"{group} must be one of {', '.join(options)}, got {value!r}.{hint}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        key = match.group(1) or match.group(2)
-        near = difflib.get_close_matches(key, _all_keys(), n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"there is no key {key}.{hint} `tiebreak run --cfg` prints every key."
-    return f"the overrides {' '.join(overrides)} cannot be composed: {text.split(' See https')[0]}"
+        key, keys = match.group(1) or match.group(2), _all_keys()
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            return f"there is no key {key}.{hint} `tiebreak run --cfg` prints every key."
+    said = " ".join(overrides)
+    shown = said if len(said) <= 500 else f"{said[:500]}..."
+    text = text.removesuffix(".")
+    return (
+        f"the overrides {shown} cannot be composed: {text}. `tiebreak run --cfg` shows how they are written."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
 
 
 def _all_keys() -> list[str]:
-    config = compose(config_name="config")
+    with _hydra():
+        config = compose(config_name="config")
     keys = []
 
     def walk(tree: Mapping[str, Any], prefix: str) -> None:
@@ -301,42 +360,69 @@ def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
     try:
-        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        tree = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a key"
-        raise ConfigError(f"{key} has no value. Set it, for example {key}=...") from None
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{key} has no value. Set it with {key}=... on the command line.") from None
+        raise ConfigError(f"{key} cannot be resolved: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"a configuration must be a mapping, got {type(tree).__name__}.")
     return {str(key): value for key, value in tree.items()}
 
 
-def _known_keys(tree: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    unknown = sorted(set(tree) - allowed)
-    if unknown:
-        raise ConfigError(f"{where} has an unknown key {unknown[0]}. Keys: {', '.join(sorted(allowed))}.")
+def _known_keys(
+    tree: Any, allowed: Iterable[str], where: str, *, required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`tree` as a dictionary that has the required keys and no key beyond the allowed ones."""
+    allowed = sorted(allowed)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of {', '.join(allowed)}, got {tree!r}.")
+    if unknown := sorted(str(key) for key in tree if key not in allowed):
+        raise ConfigError(f"{where} has an unknown key {unknown[0]}. Keys: {', '.join(allowed)}.")
+    if missing := sorted(set(required) - set(tree)):
+        raise ConfigError(f"{where} has no {missing[0]}. Do not delete it, set it.")
+    return dict(tree)
+
+
+def _group(tree: Mapping[str, Any], name: str, keys: Iterable[str], *, optional: str = "") -> dict[str, Any]:
+    """The group `name` of a configuration, with exactly these keys."""
+    keys = set(keys)
+    return _known_keys(tree[name], {*keys, optional} - {""}, f"the group {name}", required=keys)
+
+
+def _place(tree: Mapping[str, Any], key: str) -> Path:
+    if not isinstance(tree.get(key), str) or not tree[key] or "\0" in tree[key]:
+        raise ConfigError(f"{key} must be the path of a folder, got {tree.get(key)!r}. Set {key}=FOLDER.")
+    return Path(tree[key])
 
 
 def _cell(tree: Mapping[str, Any], device: Callable[[], Device]) -> Cell:
-    _known_keys(tree, {*_GROUPS, *_OWN_KEYS, *_PLACES}, "the configuration")
-    precision = member(Precision, tree["precision"]["name"], key="precision")
-    protocol = dict(tree["protocol"])
-    kind = MEASURES[protocol.pop("name")]
-    if "optimizer" in kind.__dataclass_fields__:
-        protocol["optimizer"] = _optimizer(tree["optimizer"], precision)
-    measure = _make(kind, protocol, "protocol")
-    chosen = device() if tree["device"] == "auto" else tree["device"]
-    arch = dict(tree["arch"])
-    network = {"arch": arch.pop("name"), "batch_norm": tree["batch_norm"], "init": tree["init"], **arch}
+    keys = {*_GROUPS, *_OWN_KEYS, *_PLACES}
+    _known_keys(tree, keys, "the configuration", required=keys)
+    precision = member(Precision, _group(tree, "precision", {"name"})["name"], key="precision")
+    protocol = _known_keys(tree["protocol"], tree["protocol"], "the group protocol", required={"name"})
+    name = protocol["name"]
+    if not isinstance(name, str) or name not in MEASURES:
+        raise ConfigError(f"protocol must be one of {', '.join(MEASURES)}, got {name!r}.")
+    kind = MEASURES[name]
+    settings = _names(kind)
+    protocol = _group(tree, "protocol", {"name", *settings - {"optimizer"}})
+    del protocol["name"]
+    if "optimizer" in settings:
+        protocol["optimizer"] = _optimizer(tree, precision)
+    network = _group(tree, "arch", {"name"}, optional="stem_pool")
+    network |= {"arch": network.pop("name"), "batch_norm": tree["batch_norm"], "init": tree["init"]}
     return Cell(
-        network=_make(Network, network, "arch"),
-        data=_make(Data, tree["data"], "data"),
+        network=Network(**network),
+        data=Data(**_group(tree, "data", _names(Data))),
         precision=precision,
-        jacobians=_jacobians(tree["pool"], paired=kind in PAIRED),
-        measure=measure,
+        jacobians=_jacobians(tree, paired=kind in PAIRED),
+        measure=kind(**protocol),
         execution=Execution(
-            device=chosen,
+            device=device() if tree["device"] == "auto" else _device(tree["device"]),
             num_threads=tree["num_threads"],
             memory_format=tree["memory_format"],
             deterministic=tree["deterministic"],
@@ -344,17 +430,27 @@ def _cell(tree: Mapping[str, Any], device: Callable[[], Device]) -> Cell:
     )
 
 
-def _make(kind: Callable[..., Any], values: Mapping[str, Any], group: str) -> Any:
-    """`kind(**values)`, with an unknown key named as the user wrote it."""
-    _known_keys(values, {item.name for item in fields(kind)}, f"the group {group}")  # type: ignore[arg-type]
-    return kind(**values)
+def _names(kind: Any) -> set[str]:
+    return {item.name for item in fields(kind)}
 
 
-def _jacobians(pool: Mapping[str, Any], *, paired: bool) -> tuple[PoolJacobian, ...]:
-    _known_keys(pool, {"forward", "seed", "beta", "selection", "betas", "selections"}, "the group pool")
+def _device(value: Any) -> Device:
+    if value not in list(Device):
+        raise ConfigError(f"device must be one of auto, {', '.join(Device)}, got {value!r}.")
+    return Device(value)
+
+
+def _jacobians(tree: Mapping[str, Any], *, paired: bool) -> tuple[PoolJacobian, ...]:
+    pool = _group(tree, "pool", {"forward", "seed", "beta", "selection", "betas", "selections"})
     forward, seed = pool["forward"], pool["seed"]
     if not paired:
         return (PoolJacobian(beta=pool["beta"], forward=forward, selection=pool["selection"], seed=seed),)
+    for key, instead in (("beta", "betas"), ("selection", "selections")):
+        if pool[key] not in (0, Selection.BETA):
+            raise ConfigError(
+                f"pool.{key} is of protocols of one Jacobian, got {pool[key]!r} with one that compares "
+                f"several. List it in pool.{instead}."
+            )
     for key in ("betas", "selections"):
         if not isinstance(pool[key], list):
             raise ConfigError(f"pool.{key} must be a list such as [0,1], got {pool[key]!r}.")
@@ -367,9 +463,9 @@ def _jacobians(pool: Mapping[str, Any], *, paired: bool) -> tuple[PoolJacobian, 
 
 
 def _optimizer(tree: Mapping[str, Any], precision: Precision) -> Optimizer:
-    values = dict(tree)
+    values = _group(tree, "optimizer", _names(Optimizer))
     if values["eps"] == "auto":
         values["eps"] = _EPS_HALF if precision.storage == "float16" else _EPS
     if values["loss_scale"] == "auto":
         values["loss_scale"] = LossScale.DYNAMIC if precision is Precision.AMP16 else LossScale.NONE
-    return _make(Optimizer, values, "optimizer")
+    return Optimizer(**values)

@@ -1,0 +1,172 @@
+"""Every file under configs/ composes, says what its name says, and describes networks that can be built."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tiebreak.config import compose_run, compose_study, list_studies
+from tiebreak.design.axes import Arch, DataName, Device, Forward, OptimizerName, Precision
+from tiebreak.design.cell import MEASURES, Cell
+from tiebreak.models.build import build
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+NEEDS = {  # what an option cannot be without
+    ("precision", "tf32"): ["device=cuda"],
+    ("data", "image_folder"): ["data.folder=photos", "data.image_size=32"],
+    ("protocol", "lr_search"): ["data.held_out=5000"],
+}
+CLASSES = {DataName.CIFAR100: 100, DataName.IMAGENET: 1000}
+GREY = {DataName.MNIST, DataName.MNIST5K, DataName.FASHION_MNIST}
+FULL_COMPOSITIONS = 160
+"""How many cells are composed through Hydra alone, over all studies; a larger set is sampled evenly."""
+
+
+def cpu():
+    return Device.CPU
+
+
+def load(path):
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def compose(*overrides):
+    return compose_run(overrides, device=cpu).trial.cell
+
+
+def test_every_file_is_an_option_a_study_or_the_root():
+    options = {CONFIGS / group / f"{name}.yaml" for group, name in OPTIONS}
+    studies = {CONFIGS / "study" / f"{name}.yaml" for name in list_studies()}
+    assert set(CONFIGS.rglob("*.*")) == options | studies | {CONFIGS / "config.yaml"}
+
+
+def test_every_axis_has_a_file_for_each_of_its_values():
+    names = {group: {name for kind, name in OPTIONS if kind == group} for group in GROUPS}
+    assert names == {
+        "arch": set(Arch),
+        "data": set(DataName),
+        "precision": set(Precision),
+        "pool": set(Forward),
+        "optimizer": set(OptimizerName),
+        "protocol": set(MEASURES),
+    }
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids="/".join)
+def test_every_option_composes_to_the_cell_that_its_file_says(group, name):
+    cell = compose(f"{group}={name}", *NEEDS.get((group, name), []))
+    assert Cell.from_dict(cell.to_dict()) == cell
+    tree = cell.to_dict()
+    written = load(CONFIGS / group / f"{name}.yaml")
+    if group == "arch":
+        held = {"name": tree["network"]["arch"], **tree["network"]}
+    elif group == "precision":
+        held = {"name": tree["precision"]}
+    elif group == "pool":
+        held = {**tree["jacobians"][0], "name": None}
+    elif group == "optimizer":
+        held = tree["measure"]["optimizer"]
+    elif group == "protocol":
+        held = {**tree["measure"], "name": tree["measure"]["protocol"]}
+    else:
+        held = tree["data"]
+    for key, value in written.items():
+        if (
+            key in held
+            and value not in ("auto", "???")
+            and (group, name, key) != ("data", "image_folder", "image_size")
+        ):
+            assert held[key] == value, f"configs/{group}/{name}.yaml: {key}"
+    assert written.get("name", name) == name
+
+
+@pytest.mark.parametrize(
+    ("protocol", "precision"),
+    [(protocol, precision) for protocol in MEASURES for precision in ("fp16", "amp16", "tf32")],
+)
+def test_every_protocol_composes_with_every_optimizer_setting_that_auto_has_to_fit(protocol, precision):
+    needs = [*NEEDS.get(("protocol", protocol), []), *NEEDS.get(("precision", precision), [])]
+    cell = compose(f"protocol={protocol}", f"precision={precision}", "optimizer=adam", *needs)
+    assert cell.protocol == protocol
+    assert cell.precision == precision
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return {name: compose_study(name, device=cpu).study for name in list_studies()}
+
+
+def points(name):
+    """The grid of a study read straight from its file: (part, position, overrides)."""
+    for part in load(CONFIGS / "study" / f"{name}.yaml")["parts"]:
+        sweep = part.get("sweep") or {}
+        for values in itertools.product(*sweep.values()):
+            spelled = [f"{key}={_spell(value)}" for key, value in zip(sweep, values, strict=True)]
+            yield part["name"], [*(part.get("overrides") or []), *spelled]
+
+
+def _spell(value):
+    return str(value).replace("'", "") if isinstance(value, list) else str(value).lower()
+
+
+def test_there_are_studies():
+    assert "demo" in list_studies()
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_every_study_has_a_question_and_no_point_twice(studies, name):
+    study = studies[name]
+    assert study.question.endswith("?")
+    assert len({part.name for part in study.parts}) == len(study.parts)
+    counts = {part.name: len(part.cells) for part in study.parts}
+    grid = [part for part, _ in points(name)]
+    assert counts == {part: grid.count(part) for part in counts}
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_a_study_composes_to_what_hydra_alone_composes(studies, name):
+    """Studies are composed by setting values on a copy; here Hydra composes each point from the files."""
+    cells = {part.name: list(part.cells) for part in studies[name].parts}
+    every = list(points(name))
+    step = -(-len(every) * len(list_studies()) // FULL_COMPOSITIONS) or 1
+    seen = dict.fromkeys(cells, 0)
+    for index, (part, overrides) in enumerate(every):
+        cell = cells[part][seen[part]]
+        seen[part] += 1
+        if index % step == 0:
+            whole = compose(*overrides)
+            assert whole == cell, overrides
+            assert whole.id == cell.id
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_every_network_of_a_study_builds_on_the_meta_device(studies, name):
+    wanted = {
+        (cell.network, cell.data.name, cell.reference) for part in studies[name].parts for cell in part.cells
+    }
+    assert wanted
+    for network, data, jacobian in wanted:
+        with torch.device("meta"):
+            model = build(
+                network,
+                num_classes=CLASSES.get(data, 10),
+                in_channels=1 if data in GREY else 3,
+                jacobian=jacobian,
+                seed=0,
+            )
+        assert all(parameter.is_meta for parameter in model.parameters())
+        assert any(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("arch", Arch)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_every_architecture_that_composes_builds(arch, batch_norm):
+    network = compose(f"arch={arch}", f"batch_norm={str(batch_norm).lower()}").network
+    with torch.device("meta"):
+        model = build(network, num_classes=10, in_channels=1 if arch == "lenet5" else 3, seed=0)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert bool(norms) is batch_norm
