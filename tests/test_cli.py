@@ -15,7 +15,13 @@ import pytest
 
 from tiebreak.cli import main
 
-SMALL = ["data=mnist5k", "data.batch_size=32", "data.train_size=64", "data.test_size=50", "protocol.num_epochs=1"]
+SMALL = [
+    "data=mnist5k",
+    "data.batch_size=32",
+    "data.train_size=64",
+    "data.test_size=50",
+    "protocol.num_epochs=1",
+]
 
 
 def tiebreak(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +52,10 @@ MISTAKES = {
     "beta inf": (["run", "pool.beta=inf"], "pool.beta must be a finite number, got inf"),
     "beta text": (["run", "pool.beta=big"], "pool.beta must be a finite number, got 'big'"),
     "negative rate": (["run", "optimizer.lr=-0.1"], "optimizer.lr must be above 0, got -0.1"),
-    "batch of none": (["run", "data.batch_size=0"], "data.batch_size must be a whole number, 1 or more, got 0"),
+    "batch of none": (
+        ["run", "data.batch_size=0"],
+        "data.batch_size must be a whole number, 1 or more, got 0",
+    ),
     "tf32 on a CPU": (["run", "precision=tf32", "device=cpu"], "tf32 is arithmetic of CUDA devices"),
     "cuda without one": (["run", "data=mnist5k", "device=cuda"], "device=cuda needs a CUDA device"),
     "batch above the data": (["run", *SMALL, "data.batch_size=65"], "65"),

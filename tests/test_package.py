@@ -61,7 +61,10 @@ def test_installed_package_works_without_the_checkout(wheel: Path, tmp_path: Pat
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
 def test_scripts_are_the_verbs(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), "--help"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, str(ROOT / "scripts" / script), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert f"usage: tiebreak {script.removesuffix('.py')}" in done.stdout
