@@ -108,7 +108,7 @@ FIGURES = (
             tables["pairs"],
             tables["runs"],
             label=r"accuracy minus that of $\beta = 0$",
-            treated="this",
+            treated="",
             reference=r"$\beta = 0$",
         ),
     ),

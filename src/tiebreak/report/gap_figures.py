@@ -98,10 +98,14 @@ def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str], shift: dict[s
         inits, draws = _span(here["num_inits"]), _span(here["num_draws"])
         ticks.append(f"{name}{ours}\n{inits} inits\n{draws} draws")
         for cell in here[here["num_draws_nonfinite"] > 0].to_dict("records"):
-            # Beside its point, above or below it.
-            base = 4 if not cell["share_above_threshold"] < 0.45 else 50
+            # Below its point or above it, wherever its interval leaves room; else beside it.
+            low, high = (cell[f"share_above_threshold_{end}"] for end in ("low", "high"))
+            share = cell["share_above_threshold"]
+            below, above = np.nanmin([low, share, 1.0]) > 0.6, np.nanmax([high, share, 0.0]) < 0.4
+            aside = 0.0 if below or above else 0.09
+            base = 48 if above and not below else 4
             words = f"{cell['num_draws_nonfinite']}/{cell['num_draws']} non-finite"
-            note(axes, index + shift[cell["jacobian"]], base, words, colour=DIVERGED)
+            note(axes, index + shift[cell["jacobian"]] + aside, base, words, colour=DIVERGED)
     axes.set_xticks(range(len(names)), ticks)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(-3, 103)

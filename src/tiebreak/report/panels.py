@@ -136,6 +136,15 @@ def note(axes: Axes, x: float, y: float, text: str, *, colour: str = MUTED) -> N
     )  # fmt: skip
 
 
+def note_at_edge(axes: Axes, x: float, text: str, *, top: bool, colour: str = MUTED) -> None:
+    """Upright small print that hangs from the top of the panel or stands on its bottom."""
+    axes.text(
+        x, 0.985 if top else 0.015, text, color=colour, fontsize=6, rotation=90, ha="center",
+        va="top" if top else "bottom", zorder=4, transform=axes.get_xaxis_transform(),
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
+    )  # fmt: skip
+
+
 def whole_ticks(axes: Axes) -> None:
     """Ticks of the horizontal axis at whole numbers only."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))

@@ -206,7 +206,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     }
 
 
-def _key(row: Mapping[Hashable, object], names: Sequence[str]) -> tuple[object, ...]:
+def _key(row: Mapping[Hashable, Any], names: Sequence[str]) -> tuple[object, ...]:
     # A missing value differs from itself, and stands for an axis that a cell does not have.
     values = (row[name] for name in names)
     return tuple(None if pd.isna(value) else value for value in values)

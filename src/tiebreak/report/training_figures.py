@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter
 
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
@@ -19,6 +20,7 @@ from tiebreak.report.panels import (
     grid,
     groups,
     note,
+    note_at_edge,
     precisions,
     rule,
     rule_tick,
@@ -119,7 +121,7 @@ def difference_figure(
         reference: short name of the second.
     """
     table = _placed(differences)
-    order = rules(table)
+    order, both_arms = rules(table), table["forward"].nunique() > 1
     final = runs.set_index(["cell", "replicate"])["final_test_accuracy"]
     with paper_style():
         panels, shift = _rule_panels(table)
@@ -140,18 +142,20 @@ def difference_figure(
                 y_pairs += list(100 * gaps)
             axes.plot(
                 x_pairs, y_pairs, shapes[forward], color=palette[forward], alpha=0.75,
-                gid=f"points:{forward}", label=f"{forward} forward",
+                gid=f"points:{forward}", label=f"{forward} forward" if both_arms else "a pair of runs",
             )  # fmt: skip
         _spread(panels)
         for axes, part in _parts(panels, table):
             axes.axhline(0, color=MUTED, linewidth=0.8)
-            bottom = axes.get_ylim()[0]
             for cell in part.to_dict("records"):
                 if words := _pair_words(cell, treated=treated, reference=reference):
                     place = order.index(cell["rule"]) + shift[cell["forward"]]
-                    note(axes, place, bottom, words, colour=DIVERGED if cell["num_replicates"] else MUTED)
+                    colour = DIVERGED if cell["num_replicates"] else MUTED
+                    at_top = _lies_low(axes, cell["difference_mean"])
+                    place -= 0.17 if cell["num_pairs"] else 0.0  # beside the points
+                    note_at_edge(axes, place, words, top=at_top, colour=colour)
         _label_rules(panels, order, f"{label}\n(percentage points)")
-        panels.legend(title="each point a pair of runs; bar: mean with 95 % t interval over pairs")
+        panels.legend(title="each point a pair of runs; bar: mean with its 95 % t interval over pairs")
     return panels.figure
 
 
@@ -162,7 +166,14 @@ def _spread(panels: Grid) -> None:
         return
     for axes in panels.axes.flat:
         axes.set_yscale("symlog", linthresh=1.0, linscale=1.0)
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     panels.axes.flat[0].set_ylim(min(1.5 * low, -1.5), max(1.5 * high, 1.5))
+
+
+def _lies_low(axes: Axes, value: float) -> bool:
+    """Whether a value is drawn in the lower half of the panel."""
+    place = axes.transAxes.inverted().transform(axes.transData.transform((0.0, value)))
+    return bool(place[1] < 0.5)
 
 
 def _pair_words(cell: dict[Hashable, Any], *, treated: str, reference: str) -> str:
@@ -170,7 +181,7 @@ def _pair_words(cell: dict[Hashable, Any], *, treated: str, reference: str) -> s
     if not done:
         return "not run"
     counts = {treated: cell["num_diverged"], reference: cell["num_reference_diverged"]}
-    words = [f"{name} {count}/{done}" for name, count in counts.items() if count]
+    words = [f"{name}: {count}/{done}".removeprefix(": ") for name, count in counts.items() if count]
     return f"{', '.join(words)} diverged" if words else ""
 
 
