@@ -1,7 +1,8 @@
 """Which implementation of the exact pool runs: the one place that decides.
 
 On the CPU the compiled kernel and PyTorch's operations give the same bits. On CUDA the Triton kernel and
-PyTorch's operations do; there, overlapping windows are added in fp32 and rounded once, as CUDA's own pool does.
+PyTorch's operations do; there overlapping windows are added in fp32 and rounded once, as CUDA's own pool
+does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def scatter(
     geometry: PoolGeometry,
     jacobian: PoolJacobian,
 ) -> Tensor:
-    """The transposed Jacobian applied to the gradient of the output: a tensor of `size` in `memory_format`."""
+    """The transposed Jacobian applied to the gradient of the output, of `size` in `memory_format`."""
     kernel = _kernel(gradient, geometry) or pool_torch
     result = kernel.scatter(gradient, mask, size=size, geometry=geometry, jacobian=jacobian)
     return _formatted(result, memory_format)

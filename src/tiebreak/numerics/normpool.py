@@ -1,4 +1,6 @@
 """Norm pooling: the second operation of the study that is not differentiable, at windows of zeros."""
+# A node names its arguments; PyTorch declares them as *args, which no fixed signature matches.
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def _flat(geometry: PoolGeometry, jacobian: PoolJacobian) -> tuple[Any, ...]:
 
 
 def _geometry(windows: Sequence[int], ceil_mode: bool) -> PoolGeometry:
-    pairs = [(windows[at], windows[at + 1]) for at in range(0, 8, 2)]
-    return PoolGeometry(*pairs, ceil_mode)
+    kernel, stride, padding, dilation = ((windows[at], windows[at + 1]) for at in range(0, 8, 2))
+    return PoolGeometry(kernel, stride, padding, dilation, ceil_mode)
 
 
 def _jacobian(beta: float, selection: str, seed: int) -> PoolJacobian:

@@ -7,13 +7,15 @@ storage format, as ATen does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tiebreak.design.axes import PoolJacobian, Selection
 from tiebreak.numerics.geometry import PoolGeometry
-from tiebreak.numerics.selection import arithmetic_dtype, chosen_entry, has_entry, multiplicity, shares
+from tiebreak.numerics.selection import arithmetic_dtype, favoured, has_entry, multiplicity, only, shares
 
 
 def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
@@ -24,7 +26,7 @@ def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
         geometry: the windows.
 
     Returns:
-        Output in the dtype of x; mask as `tiebreak.numerics.selection` describes.
+        Output in the dtype and memory format of x; mask as `tiebreak.numerics.selection` describes.
     """
     output = functional.max_pool2d(
         x, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.ceil_mode
@@ -32,8 +34,9 @@ def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
     mask = torch.zeros((geometry.num_planes, *output.shape), dtype=torch.uint8, device=x.device)
     for tap in geometry.taps((x.shape[-2], x.shape[-1])):
         tied = x[(..., *tap.pixels)] == output[(..., *tap.windows)]
-        mask[(tap.entry // 8, ..., *tap.windows)] |= tied.view(torch.uint8) << (tap.entry % 8)
-    if x.device.type != "cpu" or bool(output.isnan().any()):  # elsewhere, asking would wait for the device
+        mask[(tap.entry // 8, ..., *tap.windows)].add_(tied.view(torch.uint8), alpha=1 << tap.entry % 8)
+    # The sum of the maxima is NaN if one of them is. Elsewhere than on the CPU to ask would be to wait.
+    if x.device.type != "cpu" or bool(output.sum().isnan()):
         _mark_last_nan(mask, x, geometry=geometry)
     return output, mask
 
@@ -53,18 +56,61 @@ def scatter(
     Returns:
         The gradient of the input, of `size`.
     """
+    several = jacobian.selection is Selection.BETA and jacobian.beta != 0.0
+    one = mask if jacobian.selection is Selection.ALL_ONES else favoured(mask, jacobian=jacobian)
+    result = torch.empty(size, dtype=gradient.dtype, device=gradient.device)
+    images = result.view(-1, size[-2], size[-1])
+    gradient = gradient.reshape(-1, *gradient.shape[-2:])
+    mask, one = mask.flatten(1, -3), one.flatten(1, -3)
+    for part in _slabs(images):
+        _add_scattered(
+            images[part].zero_(),
+            gradient[part] + 0.0,  # 0.0 for -0.0, as adding to a cleared buffer gives
+            mask[:, part],
+            one[:, part],
+            geometry=geometry,
+            jacobian=jacobian if several else None,
+        )
+    return result
+
+
+def _add_scattered(
+    images: Tensor,
+    gradient: Tensor,
+    mask: Tensor,
+    one: Tensor,
+    *,
+    geometry: PoolGeometry,
+    jacobian: PoolJacobian | None,
+) -> None:
+    """`scatter` into some cleared images; without a Jacobian every entry marked in `one` gets the whole gradient."""
+    own, other, others = gradient, gradient, None
+    if jacobian is not None:
+        others = mask ^ one
+        tied = others[0].bool() if len(others) == 1 else others.amax(0).bool()
+        own, other = (share + 0.0 for share in shares(gradient, mask, tied=tied, jacobian=jacobian))
     # The CPU's own pool adds overlapping windows in the storage format, CUDA's in fp32 with one rounding.
-    storage = gradient.dtype if gradient.device.type == "cpu" else arithmetic_dtype(gradient.dtype)
-    result = torch.zeros(size, dtype=storage, device=gradient.device)
-    chosen = chosen_entry(mask, num_entries=geometry.num_entries, jacobian=jacobian)
-    own, other = shares(gradient, mask, jacobian=jacobian)
-    several = jacobian.selection is Selection.ALL_ONES or jacobian.beta != 0.0
-    nothing = torch.zeros((), dtype=gradient.dtype, device=gradient.device)
-    for tap in reversed(list(geometry.taps((size[-2], size[-1])))):  # a pixel meets its windows in order
+    wide = geometry.overlaps and images.device.type != "cpu"
+    result = images.to(arithmetic_dtype(images.dtype)) if wide else images
+    # From the last entry to the first, a pixel meets its windows in ascending order.
+    for tap in reversed(list(geometry.taps((images.shape[-2], images.shape[-1])))):
         at = (..., *tap.windows)
-        part = torch.where(has_entry(mask, tap.entry)[at], other[at], nothing) if several else nothing
-        result[(..., *tap.pixels)] += torch.where(chosen[at] == tap.entry, own[at], part)
-    return result.to(gradient.dtype)
+        part = only(own[at], has_entry(one, tap.entry)[at])
+        if others is not None:
+            part |= only(other[at], has_entry(others, tap.entry)[at])
+        if geometry.overlaps:
+            result[(..., *tap.pixels)] += part.view(images.dtype)
+        else:
+            result[(..., *tap.pixels)] = part.view(images.dtype)
+    if result is not images:
+        images.copy_(result)
+
+
+def _slabs(images: Tensor) -> Iterator[slice]:
+    """Runs of images whose temporaries stay in the cache of a CPU; all images elsewhere."""
+    pixels = images.shape[-2] * images.shape[-1]
+    step = max(1, (1 << 19) // pixels) if images.device.type == "cpu" else max(1, len(images))
+    return (slice(start, start + step) for start in range(0, len(images), step))
 
 
 def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian) -> Tensor:
@@ -80,14 +126,13 @@ def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: Po
         A vector in the space of the output, computed in `arithmetic_dtype` and rounded once.
     """
     wide = vector.to(arithmetic_dtype(vector.dtype))
-    chosen = chosen_entry(mask, num_entries=geometry.num_entries, jacobian=jacobian)
+    first = favoured(mask, jacobian=jacobian)
     single = torch.zeros(mask.shape[1:], dtype=wide.dtype, device=wide.device)
     total = torch.zeros_like(single)
     for tap in geometry.taps((vector.shape[-2], vector.shape[-1])):
         at, pixels = (..., *tap.windows), wide[(..., *tap.pixels)]
-        nothing = torch.zeros_like(pixels)
-        single[at] += torch.where(chosen[at] == tap.entry, pixels, nothing)
-        total[at] += torch.where(has_entry(mask, tap.entry)[at], pixels, nothing)
+        single[at] += only(pixels, has_entry(first, tap.entry)[at]).view(wide.dtype)
+        total[at] += only(pixels, has_entry(mask, tap.entry)[at]).view(wide.dtype)
     if jacobian.selection is Selection.ALL_ONES:
         return total.to(vector.dtype)
     if jacobian.selection is not Selection.BETA or jacobian.beta == 0.0:
@@ -102,9 +147,8 @@ def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: Po
 def _mark_last_nan(mask: Tensor, x: Tensor, *, geometry: PoolGeometry) -> None:
     last = torch.full(mask.shape[1:], -1, dtype=torch.int32, device=x.device)
     for tap in geometry.taps((x.shape[-2], x.shape[-1])):
-        last[(..., *tap.windows)] = torch.where(
-            x[(..., *tap.pixels)].isnan(), tap.entry, last[(..., *tap.windows)]
-        )
+        at = (..., *tap.windows)
+        last[at] = torch.where(x[(..., *tap.pixels)].isnan(), tap.entry, last[at])
     for plane in range(geometry.num_planes):
         bit = torch.where(last >> 3 == plane, 1 << (last & 7), 0).to(torch.uint8)
         mask[plane] = torch.where(last >= 0, bit, mask[plane])

@@ -7,60 +7,16 @@ forward, so derivatives of every order and both modes come from two linear maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
-from tiebreak.numerics import kernels, pool_ops
+from tiebreak.numerics import kernels, pool_autograd
 from tiebreak.numerics.geometry import PoolGeometry, Size
+from tiebreak.numerics.switch import JacobianSwitch, PoolEvent
 
-
-@dataclass(frozen=True, eq=False)
-class PoolEvent:
-    """One eager forward pass of a pool, as the tensors that it left.
-
-    Args:
-        input: what was pooled; the very tensor of the graph.
-        output: the pooled tensor, of the graph too, so that a backward pass can stop or start there.
-        mask: tied entries, uint8 of shape (planes, *output shape): bit j % 8 of plane j // 8 says that entry
-            j of the window (row by row) equals its maximum. In a window with NaN only the last NaN is marked.
-        geometry: the windows.
-    """
-
-    input: Tensor
-    output: Tensor
-    mask: Tensor
-    geometry: PoolGeometry
-
-
-@dataclass(eq=False)
-class JacobianSwitch:
-    """A Jacobian that can be changed between the forward and the backward pass.
-
-    Pools that hold the same switch read `jacobian` when their backward pass runs, so one retained graph
-    serves any number of Jacobians with bits equal to those of separate runs.
-
-    Args:
-        jacobian: the rule in force.
-        events: None, or a list to which each eager forward pass appends its `PoolEvent`, in order.
-
-    Example:
-        >>> x = torch.ones(1, 1, 2, 2, requires_grad=True)
-        >>> switch = JacobianSwitch(NATIVE)
-        >>> y = max_pool2d(x, kernel=2, jacobian=switch).sum()
-        >>> torch.autograd.grad(y, x, retain_graph=True)[0].flatten().tolist()
-        [1.0, 0.0, 0.0, 0.0]
-        >>> switch.jacobian = MINIMAL
-        >>> torch.autograd.grad(y, x)[0].flatten().tolist()
-        [0.25, 0.25, 0.25, 0.25]
-    """
-
-    jacobian: PoolJacobian = NATIVE
-    events: list[PoolEvent] | None = field(default=None)
+__all__ = ["JacobianSwitch", "MaxPool2d", "PoolEvent", "max_pool2d", "pool"]
 
 
 def max_pool2d(
@@ -112,20 +68,29 @@ def max_pool2d(
 
 
 def pool(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian | JacobianSwitch = NATIVE) -> Tensor:
-    """`max_pool2d` for a geometry that is already checked."""
+    """`max_pool2d` for a geometry that is already checked.
+
+    Args:
+        x: as for `max_pool2d`.
+        geometry: the windows.
+        jacobian: the rule or switch.
+
+    Raises:
+        DesignError: a dtype or shape that cannot be pooled.
+    """
     _check(x, geometry, jacobian)
-    switch = jacobian if isinstance(jacobian, JacobianSwitch) else None
-    rule = switch.jacobian if switch is not None else jacobian
-    events = switch.events if switch is not None else None
-    if events is not None and _is_traced(x):
+    rule, events = (
+        (jacobian.jacobian, jacobian.events) if isinstance(jacobian, JacobianSwitch) else (jacobian, None)
+    )
+    if events is not None and _is_traced():
         raise DesignError(
             "a JacobianSwitch records events in plain eager mode only, got a traced or transformed call. "
             "Set its events to None."
         )
-    if rule.forward is Forward.BLENDED:  # pyright: ignore[reportAttributeAccessIssue]
-        output, mask = _blended(x, geometry, rule.beta), None  # pyright: ignore[reportAttributeAccessIssue]
+    if rule.forward is Forward.BLENDED:
+        output, mask = _blended(x, geometry, rule.beta), None
     else:
-        output, mask = _exact(x, geometry, jacobian)
+        output, mask = pool_autograd.exact(x, geometry=geometry, jacobian=jacobian)
     if events is not None:
         if mask is None:
             mask = kernels.forward(x.detach(), geometry=geometry)[1]
@@ -203,8 +168,8 @@ def _check(x: Tensor, geometry: PoolGeometry, jacobian: PoolJacobian | JacobianS
         )
 
 
-def _is_traced(x: Tensor) -> bool:
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _blended(x: Tensor, geometry: PoolGeometry, beta: float) -> Tensor:
@@ -213,166 +178,3 @@ def _blended(x: Tensor, geometry: PoolGeometry, beta: float) -> Tensor:
         x, geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, geometry.ceil_mode
     )
     return beta * minimal + (1 - beta) * native
-
-
-def _exact(
-    x: Tensor, geometry: PoolGeometry, jacobian: PoolJacobian | JacobianSwitch
-) -> tuple[Tensor, Tensor]:
-    """Value and mask by the way that suits who is calling."""
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
-        return pool_ops.max_pool2d(x, geometry=geometry, jacobian=_rule(jacobian))
-    kind = _MaxPool if torch._C._are_functorch_transforms_active() else _EagerMaxPool
-    return kind.apply(x, geometry, jacobian)  # pyright: ignore[reportReturnType]
-
-
-def _rule(jacobian: PoolJacobian | JacobianSwitch) -> PoolJacobian:
-    rule = jacobian.jacobian if isinstance(jacobian, JacobianSwitch) else jacobian
-    if rule.forward is not Forward.EXACT:
-        raise DesignError(
-            f"a backward pass with pool.forward={rule.forward} needs a forward pass with it, got one with "
-            "pool.forward=exact. Run the forward pass again after setting the switch."
-        )
-    return rule
-
-
-class _MaxPool(torch.autograd.Function):
-    """Value and mask; the rule is looked up when the backward pass runs."""
-
-    @staticmethod
-    def forward(x: Tensor, geometry: PoolGeometry, jacobian: Any) -> tuple[Tensor, Tensor]:
-        return kernels.forward(x, geometry=geometry)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, ctx.geometry, ctx.jacobian = inputs
-        ctx.size, ctx.memory_format = x.shape, kernels.memory_format_of(x)
-        mask = output[1]
-        ctx.mark_non_differentiable(mask)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(mask)
-        ctx.save_for_forward(mask)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, None, None]:
-        if gradient is None:
-            return None, None, None
-        (mask,) = ctx.saved_tensors
-        layout, rule = (ctx.size, ctx.memory_format), _rule(ctx.jacobian)
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            return _Scatter.apply(gradient, mask, layout, ctx.geometry, rule), None, None  # pyright: ignore[reportReturnType]
-        return _scatter(gradient, mask, layout, ctx.geometry, rule), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return _Gather.apply(tangent, mask, ctx.geometry, _rule(ctx.jacobian)), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, geometry: PoolGeometry, jacobian: Any) -> Any:
-        x = x.movedim(in_dims[0], 0)  # the value knows no neighbours: any batch of images will do
-        images = x.flatten(0, -4)
-        output, mask = _MaxPool.apply(images, geometry, jacobian)  # pyright: ignore[reportGeneralTypeIssues]
-        leading = x.shape[:-3]
-        return (output.unflatten(0, leading), mask.unflatten(1, leading)), (0, 1)
-
-
-class _EagerMaxPool(torch.autograd.Function):
-    """`_MaxPool` in the older form, whose call costs a quarter as much but cannot be transformed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, geometry: PoolGeometry, jacobian: Any) -> tuple[Tensor, Tensor]:
-        result = kernels.forward(x, geometry=geometry)
-        _MaxPool.setup_context(ctx, (x, geometry, jacobian), result)
-        return result
-
-    backward = _MaxPool.backward
-    jvp = _MaxPool.jvp
-
-
-def _scatter(
-    gradient: Tensor, mask: Tensor, layout: Any, geometry: PoolGeometry, rule: PoolJacobian
-) -> Tensor:
-    size, order = layout
-    return kernels.scatter(gradient, mask, size=size, memory_format=order, geometry=geometry, jacobian=rule)
-
-
-class _Scatter(torch.autograd.Function):
-    """The transposed Jacobian applied to a gradient; linear, its derivative is `_Gather`."""
-
-    @staticmethod
-    def forward(
-        gradient: Tensor, mask: Tensor, layout: Any, geometry: PoolGeometry, rule: PoolJacobian
-    ) -> Tensor:
-        return _scatter(gradient, mask, layout, geometry, rule)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, mask, ctx.layout, ctx.geometry, ctx.rule = inputs
-        ctx.save_for_backward(mask)
-        ctx.save_for_forward(mask)
-
-    @staticmethod
-    def backward(ctx: Any, vector: Tensor) -> tuple[Any, ...]:
-        (mask,) = ctx.saved_tensors
-        return _Gather.apply(vector, mask, ctx.geometry, ctx.rule), None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        (mask,) = ctx.saved_tensors
-        return _Scatter.apply(tangent, mask, ctx.layout, ctx.geometry, ctx.rule)
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: Any,
-        gradient: Tensor,
-        mask: Tensor,
-        layout: Any,
-        geometry: Any,
-        rule: PoolJacobian,
-    ) -> tuple[Tensor, int]:
-        def one(gradient: Tensor, mask: Tensor) -> Tensor:
-            return _Scatter.apply(gradient, mask, layout, geometry, rule)  # pyright: ignore[reportReturnType]
-
-        return _each(one, info.batch_size, in_dims, gradient, mask)
-
-
-class _Gather(torch.autograd.Function):
-    """The Jacobian applied to a vector; linear, its derivative is `_Scatter`."""
-
-    @staticmethod
-    def forward(vector: Tensor, mask: Tensor, geometry: PoolGeometry, rule: PoolJacobian) -> Tensor:
-        return kernels.gather(vector, mask, geometry=geometry, jacobian=rule)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        vector, mask, ctx.geometry, ctx.rule = inputs
-        ctx.layout = (vector.shape, kernels.memory_format_of(vector))
-        ctx.save_for_backward(mask)
-        ctx.save_for_forward(mask)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        (mask,) = ctx.saved_tensors
-        return _Scatter.apply(gradient, mask, ctx.layout, ctx.geometry, ctx.rule), None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        (mask,) = ctx.saved_tensors
-        return _Gather.apply(tangent, mask, ctx.geometry, ctx.rule)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, vector: Tensor, mask: Tensor, geometry: Any, rule: PoolJacobian
-    ) -> tuple[Tensor, int]:
-        def one(vector: Tensor, mask: Tensor) -> Tensor:
-            return _Gather.apply(vector, mask, geometry, rule)  # pyright: ignore[reportReturnType]
-
-        return _each(one, info.batch_size, in_dims, vector, mask)
-
-
-def _each(one: Any, batch_size: int, in_dims: Any, first: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-    """Example by example: each gets what it would have got alone, random choices included."""
-    firsts = [first] * batch_size if in_dims[0] is None else first.unbind(in_dims[0])
-    masks = [mask] * batch_size if in_dims[1] is None else mask.unbind(in_dims[1])
-    return torch.stack([one(*pair) for pair in zip(firsts, masks, strict=True)]), 0

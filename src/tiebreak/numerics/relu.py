@@ -1,4 +1,6 @@
 """ReLU whose derivative at 0 is an argument."""
+# A node names its arguments; PyTorch declares them as *args, which no fixed signature matches.
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 

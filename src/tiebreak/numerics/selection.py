@@ -12,9 +12,6 @@ from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian, Selection
 
-NO_ENTRY = 255
-"""Number of the chosen entry where a window has none; kernels of more entries use int32 and -1."""
-
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """Format in which a share of the gradient is computed: fp64 for fp64, fp32 for everything narrower."""
@@ -29,6 +26,10 @@ def multiplicity(mask: Tensor) -> Tensor:
 
     Returns:
         uint8 (int32 for windows of more than 255 entries), (...).
+
+    Example:
+        >>> multiplicity(torch.tensor([[0b1011], [0b1]], dtype=torch.uint8)).tolist()
+        [4]
     """
     pairs = mask - ((mask >> 1) & 0x55)
     nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33)
@@ -39,8 +40,31 @@ def multiplicity(mask: Tensor) -> Tensor:
 
 
 def has_entry(mask: Tensor, entry: int) -> Tensor:
-    """Whether each window's entry number `entry` is tied, as bool."""
-    return (mask[entry // 8] & (1 << entry % 8)).bool()
+    """Whether entry number `entry` of each window is marked: uint8 of 0 and 1, (...)."""
+    return (mask[entry // 8] >> entry % 8) & 1
+
+
+def favoured(mask: Tensor, *, jacobian: PoolJacobian) -> Tensor:
+    """The one entry that the rule singles out, as a mask with a single bit a window.
+
+    Args:
+        mask: uint8, (planes, ...).
+        jacobian: `last` and `random` single out one of the tied entries, the other selections the first.
+
+    Returns:
+        As mask; no bit where it has none.
+    """
+    if jacobian.selection is Selection.RANDOM:
+        return _drawn(mask, seed=jacobian.seed)
+    last = jacobian.selection is Selection.LAST
+    single = _highest_bit(mask) if last else mask & -mask
+    order = range(len(mask))
+    earlier = None
+    for plane in reversed(order) if last else order:
+        if earlier is not None:
+            single[plane].masked_fill_(earlier.bool(), 0)
+        earlier = mask[plane] if earlier is None else earlier | mask[plane]
+    return single
 
 
 def window_draws(shape: torch.Size, *, seed: int, device: torch.device) -> Tensor:
@@ -68,62 +92,65 @@ def window_draws(shape: torch.Size, *, seed: int, device: torch.device) -> Tenso
     return _shifted(z ^ _shifted(z, 31), 33)
 
 
-def chosen_entry(mask: Tensor, *, num_entries: int, jacobian: PoolJacobian) -> Tensor:
-    """The one entry that the rule singles out: the first, last or a random tied one.
+def shares(gradient: Tensor, mask: Tensor, *, tied: Tensor, jacobian: PoolJacobian) -> tuple[Tensor, Tensor]:
+    """What the favoured entry and each other tied entry get in the beta family, in the gradient's dtype.
 
-    Args:
-        mask: uint8, (planes, ...).
-        num_entries: of the kernel.
-        jacobian: its selection decides; `beta` and `all_ones` single out the first.
-
-    Returns:
-        Its number, of shape (...), uint8 for kernels of up to 255 entries, int32 above; NO_ENTRY (or -1)
-        in a window without a set bit.
-    """
-    small = num_entries <= NO_ENTRY
-    chosen = torch.full_like(mask[0], NO_ENTRY) if small else torch.full_like(mask[0], -1, dtype=torch.int32)
-    if jacobian.selection is Selection.RANDOM:
-        draws = window_draws(mask.shape[1:], seed=jacobian.seed, device=mask.device)
-        rank = (draws * multiplicity(mask)) >> 31
-        for entry in range(num_entries):
-            tied = has_entry(mask, entry)
-            chosen.masked_fill_(tied & (rank == 0), entry)
-            rank -= tied.long()
-        return chosen
-    entries = range(num_entries)
-    for entry in entries if jacobian.selection is Selection.LAST else reversed(entries):
-        chosen.masked_fill_(has_entry(mask, entry), entry)
-    return chosen
-
-
-def shares(gradient: Tensor, mask: Tensor, *, jacobian: PoolJacobian) -> tuple[Tensor, Tensor]:
-    """What the singled-out entry and each other tied entry get, in the gradient's dtype.
-
-    With n tied entries and incoming g the beta family gives fl(beta * fl(g / n)) to each of them and the
-    first fl((1 - beta) * g) on top (no such term at beta = 1), in `arithmetic_dtype` and rounded once. A
-    window without a tie passes g on untouched.
+    With n tied entries and incoming g each gets fl(beta * fl(g / n)) and the first fl((1 - beta) * g) on top
+    (no such term at beta = 1), in `arithmetic_dtype` and rounded once. A window without a tie passes g on
+    untouched.
 
     Args:
         gradient: of the output.
         mask: of the output, (planes, *shape of the gradient).
+        tied: which windows have several tied entries; bool, of the gradient's shape.
         jacobian: the rule.
 
     Returns:
-        (share of the entry that `chosen_entry` names, share of each other tied entry).
+        (share of the first tied entry, share of each other one: of no meaning in windows without a tie).
     """
-    if jacobian.selection is Selection.ALL_ONES:
-        return gradient, gradient
-    if jacobian.selection is not Selection.BETA or jacobian.beta == 0.0:
-        return gradient, torch.zeros_like(gradient)
-    number = multiplicity(mask)
     wide = gradient.to(arithmetic_dtype(gradient.dtype))
-    other = jacobian.beta * (wide / number)
-    first = other if jacobian.beta == 1.0 else other + (1.0 - jacobian.beta) * wide
-    alone = number <= 1
-    return (
-        torch.where(alone, gradient, first.to(gradient.dtype)),
-        torch.where(alone, gradient, other.to(gradient.dtype)),
-    )
+    other = (wide / multiplicity(mask).to(wide.dtype)).mul_(jacobian.beta)
+    first = other if jacobian.beta == 1.0 else ((1.0 - jacobian.beta) * wide).add_(other)
+    word = _WORDS[gradient.element_size()]
+    change = first.to(gradient.dtype).view(word) ^ gradient.view(word)
+    own = only(change, tied).bitwise_xor_(gradient.view(word)).view(gradient.dtype)
+    return own, other.to(gradient.dtype)
+
+
+def only(values: Tensor, kept: Tensor) -> Tensor:
+    """The bits of `values` where `kept` is 1 or true and zero bits elsewhere, whatever the values are.
+
+    A product with 0 would make NaN of infinity, and a select runs a third as fast.
+
+    Args:
+        values: floating point, or words.
+        kept: bool or uint8 of 0 and 1, of the same shape.
+
+    Returns:
+        The words of the result as a signed integer dtype of the width of `values`.
+    """
+    word = _WORDS[values.element_size()]
+    return kept.view(torch.int8).neg().to(word).bitwise_and_(values.view(word))
+
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _drawn(mask: Tensor, *, seed: int) -> Tensor:
+    draws = window_draws(mask.shape[1:], seed=seed, device=mask.device)
+    rank = (draws * multiplicity(mask)) >> 31
+    single = torch.zeros_like(mask)
+    for entry in range(8 * len(mask)):
+        marked = has_entry(mask, entry)
+        single[entry // 8] += (marked * (rank == 0)) << entry % 8
+        rank -= marked
+    return single
+
+
+def _highest_bit(mask: Tensor) -> Tensor:
+    for places in (1, 2, 4):
+        mask = mask | (mask >> places)
+    return mask ^ (mask >> 1)
 
 
 def _signed(word: int) -> int:

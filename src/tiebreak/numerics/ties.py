@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.numerics import kernels
-from tiebreak.numerics.pooling import PoolEvent
 from tiebreak.numerics.selection import has_entry, multiplicity
+from tiebreak.numerics.switch import PoolEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +41,21 @@ class TieCounts:
 def tie_counts(event: PoolEvent) -> TieCounts:
     """Counts the ties of one forward pass.
 
-        Args:
-            event: the pass.
+    Args:
+        event: the pass.
 
-        Returns:
-            The counts, exact.
+    Returns:
+        The counts, exact.
 
-        Example:
-            >>> from tiebreak.numerics import kernels
-    from tiebreak.numerics.pooling import JacobianSwitch, max_pool2d
-            >>> switch = JacobianSwitch(events=[])
-            >>> _ = max_pool2d(torch.ones(1, 1, 2, 4), kernel=2, jacobian=switch)
-            >>> tie_counts(switch.events[0]).mean_multiplicity
-            4.0
+    Example:
+        >>> from tiebreak.numerics.pooling import JacobianSwitch, max_pool2d
+        >>> switch = JacobianSwitch(events=[])
+        >>> _ = max_pool2d(torch.ones(1, 1, 2, 4), kernel=2, jacobian=switch)
+        >>> tie_counts(switch.events[0]).mean_multiplicity
+        4.0
     """
     number = multiplicity(event.mask)
-    value = event_value(event)
+    value = _value(event)
     tied = number > 1
     num_tied = int(tied.sum())
     above = int((tied & (value > 0)).sum())
@@ -85,19 +84,19 @@ def live_ties(event: PoolEvent) -> int:
     Returns:
         The number of live ties.
     """
-    counted = kernels.live_ties(event_value(event), event.mask)
+    counted = kernels.live_ties(_value(event), event.mask)
     if counted is not None:
         return counted
     lowest_cleared = (event.mask & (event.mask - 1)).bool()
     tied = lowest_cleared[0] if len(event.mask) == 1 else multiplicity(event.mask) > 1
-    return int((tied & (event_value(event) != 0)).sum())
+    return int((tied & (_value(event) != 0)).sum())
 
 
 def margins_in_ulps(event: PoolEvent) -> Tensor:
     """Distance from each window's maximum to its runner-up, in units in the last place.
 
-    The runner-up is the largest entry that is strictly smaller than the maximum. The distance is the number of
-    representable numbers from one to the other (0.0 and -0.0 being one), so that 1 says: neighbours.
+    The runner-up is the largest entry that is strictly smaller than the maximum. The distance is the number
+    of representable numbers from one to the other (0.0 and -0.0 being one), so that 1 says: neighbours.
 
     Args:
         event: the pass.
@@ -107,22 +106,22 @@ def margins_in_ulps(event: PoolEvent) -> Tensor:
         smaller entry, NaN where it has a NaN.
     """
     keys = _order(event.input.detach())
-    top = _order(event_value(event))
+    top = _order(_value(event))
     lowest = torch.iinfo(torch.int64).min
     runner_up = torch.full_like(top, lowest)
     for tap in event.geometry.taps((event.input.shape[-2], event.input.shape[-1])):
         at, key = (..., *tap.windows), keys[(..., *tap.pixels)]
-        smaller = torch.where(has_entry(event.mask, tap.entry)[at] | (key >= top[at]), lowest, key)
+        smaller = torch.where(has_entry(event.mask, tap.entry)[at].bool() | (key >= top[at]), lowest, key)
         runner_up[at] = torch.maximum(runner_up[at], smaller)
     distance = top.double() - runner_up.double()
     near = distance.abs() < 2.0**53  # int64 differences are exact there, float64 ones of large keys are not
     distance = torch.where(near, (top - runner_up).double(), distance)
     distance.masked_fill_(runner_up == lowest, float("inf"))
-    return distance.masked_fill_(event_value(event).isnan(), float("nan"))
+    return distance.masked_fill_(_value(event).isnan(), float("nan"))
 
 
-def event_value(event: PoolEvent) -> Tensor:
-    """The maxima of an event, detached from its graph."""
+def _value(event: PoolEvent) -> Tensor:
+    """The maxima, detached from the graph."""
     return event.output.detach()
 
 
