@@ -39,7 +39,7 @@ format: setup ## rewrite the code in the house's style
 	$(BIN)/ruff format .
 
 bench: setup ## speed and memory against named baselines, beside the targets
-	$(BIN)/python benchmarks/all.py
+	$(BIN)/python benchmarks/all.py --write docs/benchmarks.md
 
 reference: setup ## run the committed reference study again, into results/
 	$(BIN)/tiebreak study demo --workers $(WORKERS)
