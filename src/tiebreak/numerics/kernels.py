@@ -7,20 +7,25 @@ does.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian
-from tiebreak.numerics import native, pool_torch
+from tiebreak.numerics import pool_torch
 from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.native import MAX_ENTRIES, CompiledPool, compiled_pool, is_switched_off
+
+_log = logging.getLogger(__name__)
 
 
 def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
     """The maximum of each window, in the memory format of x, and the mask of its tied entries."""
-    kernel = _kernel(x, geometry)
-    if kernel is None:
-        return pool_torch.forward(x, geometry=geometry)
-    output, mask = kernel.forward(x, geometry=geometry)
+    output, mask = _kernel(x, geometry).forward(x, geometry=geometry)
     return _formatted(output, memory_format_of(x)), mask
 
 
@@ -34,7 +39,7 @@ def scatter(
     jacobian: PoolJacobian,
 ) -> Tensor:
     """The transposed Jacobian applied to the gradient of the output, of `size` in `memory_format`."""
-    kernel = _kernel(gradient, geometry) or pool_torch
+    kernel = _kernel(gradient, geometry)
     result = kernel.scatter(gradient, mask, size=size, geometry=geometry, jacobian=jacobian)
     return _formatted(result, memory_format)
 
@@ -46,7 +51,7 @@ def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: Po
 
 def live_ties(output: Tensor, mask: Tensor) -> int | None:
     """Number of windows with several maxima that are not 0 if there is a kernel that counts them, or None."""
-    kernel = native.compiled_pool() if output.device.type == "cpu" and output.is_contiguous() else None
+    kernel = compiled_pool() if output.device.type == "cpu" and output.is_contiguous() else None
     return kernel.live_ties(output, mask) if kernel is not None else None
 
 
@@ -63,7 +68,21 @@ def _formatted(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     return x if memory_format == torch.contiguous_format else x.contiguous(memory_format=memory_format)
 
 
-def _kernel(x: Tensor, geometry: PoolGeometry) -> native.CompiledPool | None:
-    if x.device.type == "cpu" and geometry.num_entries <= native.MAX_ENTRIES:
-        return native.compiled_pool()
-    return None
+def _kernel(x: Tensor, geometry: PoolGeometry) -> CompiledPool | ModuleType:
+    """What pools x: the kernel of its device where there is one that takes the geometry, else PyTorch."""
+    if geometry.num_entries <= MAX_ENTRIES:
+        if x.device.type == "cpu":
+            return compiled_pool() or pool_torch
+        if x.device.type == "cuda" and not is_switched_off():
+            return _triton() or pool_torch
+    return pool_torch
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    """The Triton kernels, or None without Triton; imported late because that takes a second."""
+    try:
+        return importlib.import_module("tiebreak.numerics.pool_triton")
+    except ImportError as error:
+        _log.warning("The Triton pool kernel is not used; PyTorch's operations are. %s", error)
+        return None

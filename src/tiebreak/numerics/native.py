@@ -141,6 +141,11 @@ def compiled_pool() -> CompiledPool | None:
     return _load()[0]
 
 
+def is_switched_off() -> bool:
+    """Whether `TIEBREAK_KERNEL` asks for PyTorch's operations only."""
+    return os.environ.get("TIEBREAK_KERNEL", "").lower() in ("off", "0", "false", "no")
+
+
 @functools.cache
 def _load() -> tuple[CompiledPool | None, KernelStatus]:
     try:
@@ -168,7 +173,7 @@ class _NoKernelError(Exception):
 
 
 def _built() -> tuple[ctypes.CDLL, str]:
-    if os.environ.get("TIEBREAK_KERNEL", "").lower() in ("off", "0", "false", "no"):
+    if is_switched_off():
         raise _NoKernelError("TIEBREAK_KERNEL is off.")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None or shutil.which(compiler) is None:

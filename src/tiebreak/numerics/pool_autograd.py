@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 
 from tiebreak.design.axes import DesignError, Forward, PoolJacobian
 from tiebreak.numerics import kernels, pool_ops
@@ -69,6 +70,8 @@ class _MaxPool(torch.autograd.Function):
         layout, rule = (ctx.size, ctx.memory_format), _rule(ctx.jacobian)
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return _Scatter.apply(gradient, mask, layout, ctx.geometry, rule), None, None
+        if is_legacy_batchedtensor(gradient):  # several gradients at once, by torch.autograd.grad
+            return pool_ops.scatter(gradient, mask, *layout, geometry=ctx.geometry, jacobian=rule), None, None
         return _scatter(gradient, mask, layout, ctx.geometry, rule), None, None
 
     @staticmethod

@@ -29,6 +29,30 @@ def max_pool2d(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian) -> 
     return torch.ops.tiebreak.max_pool2d(x, *_flat(geometry, jacobian))
 
 
+def scatter(
+    gradient: Tensor,
+    mask: Tensor,
+    size: torch.Size,
+    memory_format: torch.memory_format,
+    *,
+    geometry: PoolGeometry,
+    jacobian: PoolJacobian,
+) -> Tensor:
+    """The transposed Jacobian applied to the gradient of the output, as an operator.
+
+    Args:
+        gradient: of the output.
+        mask: from `max_pool2d`.
+        size: shape of the input.
+        memory_format: of the input.
+        geometry: the windows.
+        jacobian: the rule at ties.
+    """
+    channels_last = memory_format == torch.channels_last
+    numbers = _flat(geometry, jacobian)
+    return torch.ops.tiebreak.max_pool2d_scatter(gradient, mask, size, channels_last, *numbers)
+
+
 def _flat(geometry: PoolGeometry, jacobian: PoolJacobian) -> tuple[Any, ...]:
     windows = [*geometry.kernel, *geometry.stride, *geometry.padding, *geometry.dilation]
     return windows, geometry.ceil_mode, jacobian.beta, str(jacobian.selection), jacobian.seed

@@ -83,7 +83,7 @@ def _add_scattered(
     geometry: PoolGeometry,
     jacobian: PoolJacobian | None,
 ) -> None:
-    """`scatter` into some cleared images; without a Jacobian every entry marked in `one` gets the whole gradient."""
+    """`scatter` into some cleared images; without a Jacobian each entry in `one` gets the whole gradient."""
     own, other, others = gradient, gradient, None
     if jacobian is not None:
         others = mask ^ one

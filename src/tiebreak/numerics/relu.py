@@ -92,18 +92,8 @@ class _ReLU(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         x, ctx.derivative = inputs
         ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return _slope(x, gradient, ctx.derivative), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return _slope(x, tangent, ctx.derivative)
-
-
-def _slope(x: Tensor, vector: Tensor, derivative: float) -> Tensor:
-    return torch.where(x == 0, derivative * vector, vector).masked_fill(x < 0, 0.0)
+        return torch.where(x == 0, ctx.derivative * gradient, gradient).masked_fill(x < 0, 0.0), None

@@ -1,0 +1,124 @@
+"""Building, caching and doing without the compiled kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiebreak.design.axes import PoolJacobian
+from tiebreak.numerics import pool_torch
+from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.native import MAX_ENTRIES, compiled_pool, kernel_status
+
+needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler on this machine")
+
+REPORT = """
+import logging, sys
+logging.basicConfig(stream=sys.stderr, format="%(message)s")
+import torch
+from tiebreak.numerics.native import kernel_status
+from tiebreak.numerics.pooling import max_pool2d
+for _ in range(3):
+    y = max_pool2d(torch.ones(1, 1, 4, 4, requires_grad=True), kernel=2)
+    y.sum().backward()
+print(kernel_status().available, kernel_status().reason)
+"""
+
+
+def run(cache: Path, code: str = REPORT, **environment: str) -> subprocess.CompletedProcess[str]:
+    # Warnings are errors but for numpy's, which PyTorch warns about where it is not installed.
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TIEBREAK_CACHE": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_status_is_the_same_each_time() -> None:
+    assert kernel_status() == kernel_status()
+    assert kernel_status().available == (compiled_pool() is not None)
+    assert kernel_status().reason
+
+
+def test_switched_off_it_says_so_once(tmp_path) -> None:
+    done = run(tmp_path, TIEBREAK_KERNEL="off")
+    assert done.stdout.startswith("False TIEBREAK_KERNEL is off")
+    assert done.stderr.count("TIEBREAK_KERNEL is off") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_compiler_it_says_so_once(tmp_path) -> None:
+    done = run(tmp_path, CXX="no-such-compiler")
+    assert done.stdout.startswith("False No C++ compiler was found")
+    assert done.stderr.count("No C++ compiler was found") == 1
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_no_error(tmp_path) -> None:
+    broken = tmp_path / "broken-compiler"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0 && exit 0\necho it broke >&2\nexit 3\n'
+    )
+    broken.chmod(0o755)
+    assert "it broke" in run(tmp_path / "cache", CXX=str(broken)).stdout
+
+
+@needs_compiler
+def test_it_is_built_once_and_found_again(tmp_path) -> None:
+    assert run(tmp_path).stdout.startswith("True compiled by")
+    (built,) = tmp_path.iterdir()
+    before = built.stat()
+    # Found again even where no compiler could build it: the file is all that is needed.
+    assert run(tmp_path).stdout.startswith("True")
+    assert built.stat().st_mtime_ns == before.st_mtime_ns
+    built.write_bytes(b"not a library")
+    assert run(tmp_path).stdout.startswith("True")
+
+
+@needs_compiler
+def test_an_unwritable_cache_is_no_obstacle(tmp_path) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("in the way")
+    assert run(occupied / "cache").stdout.startswith("True")
+
+
+@pytest.mark.skipif(compiled_pool() is None, reason="no compiled kernel on this machine")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 40, 1100), (600, 3, 4, 4), (3, 2, 65, 33)], ids=str)
+@pytest.mark.parametrize(
+    "rule", [PoolJacobian(), PoolJacobian(beta=1), PoolJacobian(beta=7)], ids=lambda r: r.label
+)
+def test_vector_code_has_the_bits_of_pytorchs_operations_on_long_and_short_rows(dtype, shape, rule) -> None:
+    kernel = compiled_pool()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 4, shape, generator=generator).to(dtype)
+    x[torch.rand(shape, generator=generator) < 0.001] = float("nan")
+    x[torch.rand(shape, generator=generator) < 0.001] = -0.0
+    for geometry in (PoolGeometry.of(2), PoolGeometry.of(3, stride=2, padding=1)):
+        value, mask = pool_torch.forward(x, geometry=geometry)
+        own_value, own_mask = kernel.forward(x, geometry=geometry)
+        assert torch.equal(mask, own_mask)
+        assert torch.equal(value.nan_to_num(9.0), own_value.nan_to_num(9.0))
+        g = torch.randn(value.shape, generator=generator).to(dtype)
+        wanted = pool_torch.scatter(g, mask, size=x.shape, geometry=geometry, jacobian=rule)
+        got = kernel.scatter(g, mask, size=x.shape, geometry=geometry, jacobian=rule)
+        assert torch.equal(got, wanted)
+
+
+def test_windows_of_more_entries_than_the_kernel_takes_go_to_pytorchs_operations() -> None:
+    from tiebreak.numerics.pooling import max_pool2d
+
+    side = 17
+    assert side * side > MAX_ENTRIES
+    x = torch.zeros(1, 1, side, side, requires_grad=True)
+    max_pool2d(x, kernel=side, jacobian=PoolJacobian(beta=1)).sum().backward()
+    assert (x.grad == torch.tensor(1.0) / side**2).all()
