@@ -2,6 +2,7 @@ import hashlib
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from tiebreak.records.store import RecordStore
@@ -31,6 +32,27 @@ def heights(figure, prefix):
         value for line in artists(figure, prefix) for value in np.asarray(line.get_ydata(), dtype=float)
     ]
     return sorted(value for value in values if np.isfinite(value))
+
+
+def counts(figure, kind):
+    """Texts above the panels that count something."""
+    return [
+        text
+        for axes in figure.axes
+        for text in axes.texts
+        if str(text.get_gid() or "").startswith("count:") and str(text.get_gid()).endswith(kind)
+    ]
+
+
+def boxes(figure, texts):
+    """Places of texts on the page, in pixels."""
+    figure.draw_without_rendering()
+    return [text.get_window_extent() for text in texts]
+
+
+def apart(places):
+    """Whether no two boxes overlap."""
+    return not any(one.overlaps(other) for index, one in enumerate(places) for other in places[index + 1 :])
 
 
 def containers(figure, label=None):
@@ -84,8 +106,7 @@ def test_every_run_is_a_point_or_a_word(tables):
         if np.isfinite(value)
     )
     assert means == sorted(100 * accuracy["accuracy_mean"].dropna())
-    words = [text.get_text() for axes in figure.axes for text in axes.texts]
-    counted = sum(int(word.split("/")[0]) for word in words if word.endswith("diverged"))
+    counted = sum(int(text.get_text().split("/")[0]) for text in counts(figure, "diverged"))
     assert counted == (runs["outcome"] == "diverged").sum() > 0
     for axes in figure.axes:
         low, high = axes.get_ylim()
@@ -164,8 +185,7 @@ def test_a_study_of_diverged_runs_is_drawn_and_stale_figures_go(diverged, tmp_pa
     draw_figures(tmp_path / "tables", tmp_path / "figures")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"accuracy", "curves"}
     figure = accuracy_figure(tables["accuracy"], tables["runs"])
-    words = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert sum(word == "3/3 diverged" for word in words) == 2
+    assert [text.get_text() for text in counts(figure, "diverged")] == ["3/3", "3/3"]
     assert heights(figure, "points:") == []
 
 
@@ -182,3 +202,64 @@ def test_a_study_without_a_record_is_drawn(study, tmp_path):
     assert [kind.name for kind in drawable] == ["accuracy", "pairs", "forward_arm", "curves"]
     for kind in drawable:
         kind.draw(tables).draw_without_rendering()
+
+
+def test_counts_stand_above_the_panels_and_not_on_each_other(tables):
+    pairs = {"label": "x", "treated": "exact", "reference": "blended"}
+    for figure in (
+        accuracy_figure(tables["accuracy"], tables["runs"]),
+        difference_figure(tables["pairs"], tables["runs"], **pairs | {"treated": "", "reference": "beta 0"}),
+        difference_figure(tables["forward_arm"], tables["runs"], **pairs),
+        curves_figure(tables["epochs"], tables["runs"]),
+        zones_figure(tables["zones"]),
+    ):
+        texts = counts(figure, "")
+        assert texts
+        places = boxes(figure, texts)
+        assert apart(places)
+        for text, place in zip(texts, places, strict=True):
+            assert place.y0 >= text.axes.bbox.y1
+            assert place.x0 >= text.axes.bbox.x0 - 10
+        titles = [axes.title for axes in figure.axes if axes.title.get_text()]
+        assert apart([*places, *boxes(figure, titles)])
+
+
+def test_many_betas_leave_their_counts_apart(tables):
+    narrow = tables["accuracy"][tables["accuracy"]["precision"] == "fp16_rounded"]
+    lost = narrow[narrow["jacobian"] == "beta10000-blended"]
+    rows = [
+        lost.assign(
+            cell=lost["cell"] + name + precision, jacobian=f"{name}-blended", beta=beta, precision=precision,
+            num_planned=12, num_diverged=12,
+        )
+        for precision in ("fp16_rounded", "bf16", "fp32")
+        for beta in 10.0 ** np.arange(13)
+        for name in [f"beta{beta:.0f}"]
+    ]  # fmt: skip
+    kept = narrow[narrow["beta"] == 0]
+    figure = accuracy_figure(pd.concat([kept, *rows], ignore_index=True), tables["runs"])
+    texts = counts(figure, "diverged")
+    assert sum(text.get_text() == "12/12" for text in texts) == 2 * 3 * 13
+    assert apart(boxes(figure, texts))
+
+
+def test_ticks_of_many_decades_leave_room_and_n_lies_outside(tables):
+    gaps = tables["gaps"].copy()
+    decades = gaps.index[gaps["bin"] == "decade"]
+    gaps.loc[decades, "decade"] = np.linspace(-18, 3, len(decades)).round()
+    for shown in (gaps, gaps[gaps["bin"] != "nonfinite"], tables["gaps"]):
+        figure = gaps_figure(shown)
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            labels = [tick for tick in axes.get_xticklabels() if tick.get_text()]
+            assert apart(boxes(figure, labels))
+            (number,) = [text for text in axes.texts if text.get_gid() == "n"]
+            assert number.get_window_extent().y0 >= axes.bbox.y1
+        assert len([tick for tick in figure.axes[-1].get_xticklabels() if tick.get_text()]) >= 4
+
+
+def test_arms_of_ties_stay_inside_their_panel(tables):
+    ties = tables["ties"].assign(share_at_zero_high=0.9)
+    for axes in ties_figure(ties).axes:
+        if axes.get_title() == "tied at zero":
+            assert axes.get_ylim()[1] >= 90

@@ -103,3 +103,20 @@ def test_what_is_not_a_number_is_never_averaged():
         mean_sd([1.0, math.nan, 2.0])
     with pytest.raises(ValueError, match="pairs"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_an_interval_of_shares_stays_among_shares(values):
+    free, cut = mean_interval(values), mean_interval(values, bounds=(0, 1))
+    assert (cut.low, cut.high) == (max(free.low, 0), min(free.high, 1))
+    assert (cut.mean, cut.sd) == (free.mean, free.sd)
+
+
+def test_percent_are_no_shares():
+    with pytest.raises(ValueError, match="shares, not percent"):
+        mean_interval([97.0, 98.0], bounds=(0, 1))
+
+
+@given(numbers, st.integers(2, 9))
+def test_equal_numbers_have_no_spread(value, count):
+    assert mean_sd([value] * count) == (value, 0.0)

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiebreak.records.table import PoolingError
-from tiebreak.report.tables import read_tables, tie_table, to_csv, write_tables
+from tiebreak.report.tables import arguments, read_index, read_tables, tie_table, to_csv, write_tables
 
 
 def test_every_table_is_written_with_its_index(tables_folder, study):
@@ -154,3 +155,29 @@ def test_nothing_shown_needs_torch():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_other_axes_go_upwards(conftest_module, tmp_path):
+    made = conftest_module
+    cells = tuple(
+        made.cell(made.Zones(num_batches=2), made.NATIVE, made.MINIMAL, precision=precision, dither=dither)
+        for precision in made.PRECISIONS
+        for dither in (0.1, 0.0)
+    )
+    study = made.Study(name="d", question="?", parts=(made.Part(name="z", cells=cells, num_replicates=1),))
+    tables = write_tables(made.fill(tmp_path, study), study, tmp_path / "tables")
+    for name in ("zones", "gaps", "ties"):
+        assert tables[name]["dither"].drop_duplicates().tolist() == [0.0, 0.1]
+        assert tables[name]["precision"].drop_duplicates().tolist() == [*map(str, made.PRECISIONS)]
+
+
+def test_a_command_names_the_folder_of_results(store, study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert arguments("demo", Path("results")) == "demo"
+    assert arguments("demo", tmp_path / "results") == "demo"
+    assert arguments("demo", Path("results/demo")) == "demo results=results/demo"
+    assert arguments("demo", Path("my results")) == "demo 'results=my results'"
+    assert arguments("demo", Path("/elsewhere")) == "demo results=/elsewhere"
+    write_tables(store, study, tmp_path / "t", pool_devices=True)
+    command = read_index(tmp_path / "t")["zones"]["command"]
+    assert command == f"tiebreak tabulate {study.name} results={store.root} --pool-devices"

@@ -123,3 +123,11 @@ def test_other_axes_keep_cells_apart(made):
 def test_every_outcome_has_its_column():
     assert {str(kind) for kind in OutcomeKind} == {"completed", "diverged", "not_learned", "failed"}
     assert Outcome(kind=OutcomeKind.DIVERGED, step=3).step == 3
+
+
+def test_intervals_of_accuracies_end_where_accuracies_do(made):
+    cells, runs = made({(0, Forward.EXACT): [0.9, 0.2], (100, Forward.EXACT): [0.1, 0.9]})
+    row = accuracy_table(runs).iloc[0]
+    assert (row["accuracy_low"], row["accuracy_high"]) == (0.0, 1.0)
+    pair = pair_table(runs, cells).iloc[0]
+    assert (pair["difference_low"], pair["difference_high"]) == (-1.0, 1.0)

@@ -50,7 +50,7 @@ FIGURES = (
             "every init had the same share, and the table gives the share of inits with its exact "
             "interval. The published thresholds are absolute and exist for fp16, fp32 and fp64; a "
             "star marks one taken by analogy. A threshold does not prove that automatic "
-            "differentiation is wrong over the reals; non-finite draws are counted apart."
+            "differentiation is wrong over the reals; non-finite draws are counted above the panel."
         ),
         needs=("zones",),
         draw=lambda tables: zones_figure(tables["zones"]),
@@ -88,7 +88,9 @@ FIGURES = (
         caption=(
             "Accuracy after the last epoch. Each point is a run; the bar is mean and sample standard "
             "deviation of the runs that reached their last epoch. Runs that diverged have no final "
-            "accuracy: their number stands at their beta. The axis always reaches from 0 to 100 %."
+            "accuracy: their number stands above their beta. The axis always reaches from 0 to 100 %. "
+            "The table also gives t intervals of the mean; as shares they are cut to 0 to 100 %, "
+            "and from two or three runs they are wide."
         ),
         needs=("accuracy", "runs"),
         draw=lambda tables: accuracy_figure(tables["accuracy"], tables["runs"]),
@@ -100,7 +102,8 @@ FIGURES = (
         caption=(
             "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: "
             "both runs of a pair start from the same weights and see the same batches. Pairs with a "
-            "diverged run have no difference and are counted in words. Where differences exceed 20 "
+            "diverged run have no difference and are counted above the panel. Intervals are cut to "
+            "-100 to 100 points, where differences of shares end. Where differences exceed 20 "
             "points the axis is linear within 1 point and logarithmic beyond."
         ),
         needs=("pairs", "runs"),
@@ -126,7 +129,7 @@ FIGURES = (
         draw=lambda tables: difference_figure(
             tables["forward_arm"],
             tables["runs"],
-            label="accuracy, exact minus blended",
+            label="exact minus blended accuracy",
             treated="exact",
             reference="blended",
         ),
@@ -137,7 +140,8 @@ FIGURES = (
         table="runs",
         caption=(
             "Each line is a run. A cross at the bottom edge stands at the epoch in which a run "
-            "diverged; its line ends there, nothing is filled in."
+            "diverged; its line ends there, nothing is filled in. Crosses may lie on each other: "
+            "above each panel stands how many runs of which beta diverged, and when."
         ),
         needs=("runs",),
         draw=lambda tables: curves_figure(tables.get("epochs", pd.DataFrame()), tables["runs"]),

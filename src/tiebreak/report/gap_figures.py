@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from tiebreak.design.axes import Precision
 from tiebreak.report.panels import (
+    Count,
     Grid,
     context,
+    counts_above,
     grid,
     groups,
     note,
@@ -22,7 +24,6 @@ from tiebreak.report.panels import (
     whole_ticks,
 )
 from tiebreak.report.style import (
-    DIVERGED,
     MUTED,
     PAGE_INCHES,
     colours,
@@ -37,6 +38,8 @@ _RECIPES = {
     str(Threshold.PUBLISHED): "published absolute threshold",
     str(Threshold.RELATIVE): "relative threshold (64 unit roundoffs)",
 }
+
+_TICK_POINTS = 24.0  # that the words of a tick need
 
 
 def zones_figure(zones: pd.DataFrame) -> Figure:
@@ -75,13 +78,24 @@ def zones_figure(zones: pd.DataFrame) -> Figure:
         for row in rows:
             for recipe, title in _RECIPES.items():
                 part = zones[(zones["context"] == row) & (zones["recipe"] == recipe)]
-                _dress_zones(panels.at(row, title), part, names, shift)
+                _dress_zones(panels.at(row, title), part, names)
             panels.axes[rows.index(row), 0].set_ylabel("share of batches\nabove threshold (%)")
+        counts = [
+            Count(
+                axes=panels.at(cell["context"], _RECIPES[cell["recipe"]]),
+                x=names.index(cell["precision"]) + shift[cell["jacobian"]],
+                kind="non-finite",
+                text=f"{cell['num_draws_nonfinite']}/{cell['num_draws']}",
+            )
+            for cell in zones[zones["num_draws_nonfinite"] > 0].to_dict("records")
+        ]
+        place = 72 * 0.85 * PAGE_INCHES / len(_RECIPES) / len(names) * 0.6 / len(jacobians)
+        counts_above(panels, counts, width=place)
         panels.legend(title=f"Jacobian, compared with {_references(zones)}")
     return figure
 
 
-def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str], shift: dict[str, float]) -> None:
+def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str]) -> None:
     ticks = []
     for index, name in enumerate(names):
         here = part[part["precision"] == name]
@@ -97,15 +111,6 @@ def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str], shift: dict[s
         )
         inits, draws = _span(here["num_inits"]), _span(here["num_draws"])
         ticks.append(f"{name}{ours}\n{inits} inits\n{draws} draws")
-        for cell in here[here["num_draws_nonfinite"] > 0].to_dict("records"):
-            # Below its point or above it, wherever its interval leaves room; else beside it.
-            low, high = (cell[f"share_above_threshold_{end}"] for end in ("low", "high"))
-            share = cell["share_above_threshold"]
-            below, above = np.nanmin([low, share, 1.0]) > 0.6, np.nanmax([high, share, 0.0]) < 0.4
-            aside = 0.0 if below or above else 0.09
-            base = 48 if above and not below else 4
-            words = f"{cell['num_draws_nonfinite']}/{cell['num_draws']} non-finite"
-            note(axes, index + shift[cell["jacobian"]] + aside, base, words, colour=DIVERGED)
     axes.set_xticks(range(len(names)), ticks)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(-3, 103)
@@ -147,16 +152,18 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
                 if low - 0.5 < (place := math.log10(limit) if limit > 0 else math.nan) < high + 1.5:
                     axes.axvline(place, color=MUTED, linestyle="--", linewidth=0.9, gid="threshold")
                 axes.axvspan(low - 2.25, low - 0.75, color="#F1F1F1", zorder=0)
-                ticks = list(range(low, high + 2, 1 if high - low < 10 else 2))
-                places, words = (
-                    [centres["zero"], *ticks],
-                    ["exactly\n0", *(f"$10^{{{tick}}}$" for tick in ticks)],
-                )
+                places, words = list(centres.values()), ["exactly\n0", "NaN\nor inf"]
                 if has_nonfinite:
                     axes.axvspan(high + 1.75, high + 3.25, color="#FBEAEA", zorder=0)
-                    places, words = [*places, centres["nonfinite"]], [*words, "NaN\nor inf"]
-                axes.set_xticks(places, words)
+                else:
+                    del places[1], words[1]
                 axes.set_xlim(low - 2.25, high + (3.25 if has_nonfinite else 1.25))
+                decade_points = 72 * 0.85 * PAGE_INCHES / len(columns) / (high - low + 5.5)
+                ticks = _decade_ticks(low, high + 1, away_from=places, least=_TICK_POINTS / decade_points)
+                # Every panel of a column has the same axis: its words stand once, below the last.
+                is_last = name == names[-1]
+                words += [f"$10^{{{tick}}}$" for tick in ticks]
+                axes.set_xticks([*places, *ticks], words if is_last else [""] * len(words))
                 axes.set_ylim(0, 104)
                 axes.grid(visible=False, axis="x")
                 here = gaps[(gaps["precision"] == name) & (gaps["context"] == title)]
@@ -164,6 +171,7 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
             panels.axes[names.index(name), 0].set_ylabel("draws (%)")
         for axes in panels.axes[-1]:
             axes.set_xlabel("gap: sum over tensors of sup norms (gradient units)")
+        panels.lift_titles(9)
         panels.legend(title=f"Jacobian, compared with {_references(gaps)}; dashed: published threshold")
     return figure
 
@@ -216,7 +224,9 @@ def _dress_ties(panels: Grid, ties: pd.DataFrame, kinds: dict[str, str]) -> None
                 axes.set_yscale("symlog", linthresh=least, linscale=0.5)
                 axes.set_ylim(-0.15 * least, 150)
             else:
-                axes.set_ylim(-0.03 * (top := max(1e-3, 1.15 * shares.max())), top)
+                ends = [name for name in (f"share_{kind}", f"share_{kind}_high") if name in part]
+                highest = max(1e-3, 100 * float(np.nanmax(part[ends].to_numpy(dtype=float))))
+                axes.set_ylim(-0.035 * highest, 1.06 * highest)
             axes.set_xlim(0.5, part["pool"].max() + 1.5)
             whole_ticks(axes)
             axes.set_xlabel("pool, in forward order")
@@ -240,14 +250,25 @@ def _references(table: pd.DataFrame) -> str:
     return ", ".join(_named(str(name)) for name in dict.fromkeys(table["reference"]))
 
 
+def _decade_ticks(low: int, high: int, *, away_from: list[float], least: float) -> list[int]:
+    """Decades to name: multiples of a round step, at least `least` decades apart and away from others."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if step >= least)
+    return [
+        tick
+        for tick in range(low, high + 1)
+        if tick % step == 0 and all(abs(tick - place) >= least for place in away_from)
+    ]
+
+
 def _say_draws(axes: Axes, here: pd.DataFrame) -> None:
     if not len(here):
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=MUTED)
         return
     draws = here.groupby("jacobian")["num_draws"].sum()
-    axes.text(
-        0.995, 0.97, f"n = {_span(here['num_inits'])} inits, {_span(draws)} draws", transform=axes.transAxes,
-        ha="right", va="top", color=MUTED, fontsize=6.5,
+    axes.annotate(
+        f"n = {_span(here['num_inits'])} inits, {_span(draws)} draws", xy=(1, 1), xycoords="axes fraction",
+        xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", color=MUTED, fontsize=6.5,
+        annotation_clip=False, gid="n",
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,11 +14,12 @@ from matplotlib.ticker import MaxNLocator
 
 from tiebreak.design.axes import Precision
 from tiebreak.design.cell import Data, Drift, Execution, LrSearch, Network, Noise, Optimizer, Train, Zones
-from tiebreak.report.style import MUTED
+from tiebreak.report.style import DIVERGED, MUTED
 
 _BARE = ("data", "arch", "optimizer", "precision", "forward")
 _RULE = ("precision", "jacobian", "beta", "selection", "forward", "protocol")
 _SUFFIX = "-blended"
+_DIGIT_POINTS = 4.2  # of a digit in small print
 
 
 def axis_names() -> tuple[str, ...]:
@@ -103,6 +104,11 @@ class Grid:
         """The panel of a row and a column."""
         return self.axes[self.rows.index(row), self.columns.index(column)]
 
+    def lift_titles(self, points: float) -> None:
+        """Leave room between the columns' names and the first row of panels."""
+        for name, axes in zip(self.columns, self.axes[0], strict=True):
+            axes.set_title(name, fontweight="bold", pad=6 + points)
+
     def legend(self, *, title: str | None = None, num_columns: int = 6) -> None:
         """One legend above all panels, of the first artist of each label."""
         found: dict[str, Any] = {}
@@ -136,13 +142,56 @@ def note(axes: Axes, x: float, y: float, text: str, *, colour: str = MUTED) -> N
     )  # fmt: skip
 
 
-def note_at_edge(axes: Axes, x: float, text: str, *, top: bool, colour: str = MUTED) -> None:
-    """Upright small print that hangs from the top of the panel or stands on its bottom."""
-    axes.text(
-        x, 0.985 if top else 0.015, text, color=colour, fontsize=6, rotation=90, ha="center",
-        va="top" if top else "bottom", zorder=4, transform=axes.get_xaxis_transform(),
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85},
-    )  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """A number that stands above a panel: how many runs or draws have no point in it.
+
+    Args:
+        axes: the panel.
+        x: where, in data coordinates.
+        kind: what is counted; counts of one kind stand in one line, named at the left.
+        text: the count, as "1/3".
+        colour: of the count and of its kind's name.
+    """
+
+    axes: Axes
+    x: float
+    kind: str
+    text: str
+    colour: str = DIVERGED
+
+
+def counts_above(panels: Grid, counts: Sequence[Count], *, width: float) -> None:
+    """Counts in lines above the panels, one line a kind, where no point can be under them.
+
+    Args:
+        panels: whose first column names the kinds.
+        counts: what to write.
+        width: of the place of one count, in points; counts that are wider stand upright.
+    """
+    kinds = dict.fromkeys(count.kind for count in counts)
+    longest = max((len(count.text) for count in counts), default=0)
+    upright = longest * _DIGIT_POINTS > width
+    line = longest * _DIGIT_POINTS + 3 if upright else 9.0
+    height = dict(zip(kinds, (3 + line * (index + 0.5) for index in range(len(kinds))), strict=True))
+    for count in counts:
+        count.axes.annotate(
+            count.text, xy=(count.x, 1), xycoords=count.axes.get_xaxis_transform(),
+            xytext=(0, height[count.kind]), textcoords="offset points", ha="center", va="center",
+            rotation=90 if upright else 0, color=count.colour, fontsize=6, annotation_clip=False,
+            gid=f"count:{count.kind}",
+        )  # fmt: skip
+    for axes in panels.axes[:, 0]:
+        for kind in kinds:
+            colour = next(count.colour for count in counts if count.kind == kind)
+            axes.annotate(
+                kind, xy=(0, 1), xycoords="axes fraction", xytext=(-4, height[kind]),
+                textcoords="offset points", ha="right", va="center", color=colour, fontsize=6,
+                annotation_clip=False,
+            )  # fmt: skip
+    panels.lift_titles(line * len(kinds))
+    grown = line * len(kinds) * len(panels.rows) / 72
+    panels.figure.set_figheight(panels.figure.get_figheight() + grown)
 
 
 def whole_ticks(axes: Axes) -> None:

@@ -14,8 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta as beta_distribution
-from scipy.stats import t as t_distribution
+from scipy.special import betaincinv, stdtrit
 
 Values: TypeAlias = Sequence[float] | NDArray[np.floating]
 
@@ -69,6 +68,9 @@ def mean_sd(values: Values) -> tuple[float, float]:
     array = _finite(values)
     mean = float(array.mean()) if array.size else math.nan
     sd = float(array.std(ddof=1)) if array.size > 1 else math.nan
+    if array.size > 1 and (array == array[0]).all():
+        # Their computed mean may differ from them in the last bit, and leave a spread that is not there.
+        mean, sd = float(array[0]), 0.0
     return mean, sd
 
 
@@ -101,8 +103,8 @@ def clopper_pearson(hits: int, total: int, *, confidence: float = 0.95) -> tuple
     if not 0 <= hits <= total:
         raise ValueError(f"hits must lie between 0 and total, got hits={hits} of total={total}.")
     tail = (1.0 - confidence) / 2.0
-    low = 0.0 if hits == 0 else float(beta_distribution.ppf(tail, hits, total - hits + 1))
-    high = 1.0 if hits == total else float(beta_distribution.ppf(1.0 - tail, hits + 1, total - hits))
+    low = 0.0 if hits == 0 else float(betaincinv(hits, total - hits + 1, tail))
+    high = 1.0 if hits == total else float(betaincinv(hits + 1, total - hits, 1.0 - tail))
     return low, high
 
 
@@ -142,38 +144,59 @@ def bootstrap_mean(
     picks = generator.integers(array.size, size=(num_resamples, array.size))
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(array[picks].mean(axis=1), [tail, 1.0 - tail])
-    # A mean of equal numbers may differ from them in the last bit.
+    # A resampled mean of equal numbers may differ from them in the last bit.
     low, high = min(float(low), mean), max(float(high), mean)
     return Estimate(mean=mean, sd=sd, low=low, high=high, num=array.size)
 
 
-def mean_interval(values: Values, *, confidence: float = 0.95) -> Estimate:
-    """Mean with Student's t interval.
+def mean_interval(
+    values: Values, *, confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """Mean with Student's t interval, cut where the quantity itself ends.
+
+    The interval of two or three values is wide: of two shares it may reach beyond 0 or 1, where no share
+    can be. Cutting it at the bounds loses no possible value, so it covers as often as before.
 
     Args:
         values: n finite numbers, taken as independent.
         confidence: in (0, 1).
+        bounds: smallest and largest value that there can be: (0, 1) of a share, (-1, 1) of a difference
+            of shares.
 
     Returns:
         The estimate; no interval below two values.
 
     Raises:
-        ValueError: a value is not finite, or the confidence is out of range.
+        ValueError: a value is not finite or out of bounds, or the confidence is out of range.
 
     Example:
         >>> mean_interval([1.0, 2.0, 3.0]).mean
         2.0
+        >>> mean_interval([0.25, 0.75], bounds=(0, 1)).high
+        1.0
     """
     _check_confidence(confidence)
     array = _finite(values)
+    if array.size and not bounds[0] <= array.min() <= array.max() <= bounds[1]:
+        raise ValueError(
+            f"values must lie within the bounds {bounds}, got {array.min()} to {array.max()}. "
+            "Give shares, not percent."
+        )
     mean, sd = mean_sd(array)
     if array.size < 2:
         return Estimate(mean=mean, sd=sd, low=math.nan, high=math.nan, num=array.size)
-    reach = float(t_distribution.ppf((1.0 + confidence) / 2.0, array.size - 1)) * sd / math.sqrt(array.size)
-    return Estimate(mean=mean, sd=sd, low=mean - reach, high=mean + reach, num=array.size)
+    reach = float(stdtrit(array.size - 1, (1.0 + confidence) / 2.0)) * sd / math.sqrt(array.size)
+    low, high = max(mean - reach, bounds[0]), min(mean + reach, bounds[1])
+    return Estimate(mean=mean, sd=sd, low=low, high=high, num=array.size)
 
 
-def paired_difference(values: Values, reference: Values, *, confidence: float = 0.95) -> Estimate:
+def paired_difference(
+    values: Values,
+    reference: Values,
+    *,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """Mean of `values - reference`, pair by pair, with Student's t interval over pairs.
 
     Replicate k has the same initial weights, batch order and augmentation on both sides, so the
@@ -183,6 +206,7 @@ def paired_difference(values: Values, reference: Values, *, confidence: float = 
         values: n finite numbers.
         reference: n finite numbers, in the same order of replicates.
         confidence: in (0, 1).
+        bounds: smallest and largest difference that there can be, as in `mean_interval`.
 
     Returns:
         The estimate of the difference; no interval below two pairs.
@@ -200,7 +224,7 @@ def paired_difference(values: Values, reference: Values, *, confidence: float = 
             f"pairs need as many values as references, got {left.size} and {right.size}. "
             "Keep the replicates that both sides have."
         )
-    return mean_interval(left - right, confidence=confidence)
+    return mean_interval(left - right, confidence=confidence, bounds=bounds)
 
 
 def _finite(values: Values) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
@@ -93,11 +94,14 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """
     pdf, png = path.with_suffix(".pdf"), path.with_suffix(".png")
     with paper_style():
-        # Laid out once: both files get the same places, and the layout is most of the work.
+        # Laid out once, for both files, and drawn once for each: `savefig` would draw twice.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
-        figure.savefig(png, metadata={"Software": None})
+        figure.set_dpi(mpl.rcParams["savefig.dpi"])
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        FigureCanvasPdf(figure).print_pdf(
+            pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None}
+        )
     return pdf, png
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -224,7 +225,11 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables["drift"] = drift_table(drift)
     if len(best := frames.of("best")):
         tables["lr_search"] = lr_search_table(frames.of("candidate"), best)
-    return {name: in_order(with_axes(table, cells)) for name, table in tables.items() if len(table)}
+    return {
+        name: in_order(with_axes(table, cells), axes=list(cells.columns))
+        for name, table in tables.items()
+        if len(table)
+    }
 
 
 def with_axes(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -239,9 +244,16 @@ def with_axes(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return joined[names]
 
 
-def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows sorted by axes, precisions from the coarsest to the finest, the same on every machine."""
-    names = [name for name in _ORDER if name in table.columns]
+def in_order(table: pd.DataFrame, *, axes: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows sorted by axes, precisions from the coarsest to the finest, the same on every machine.
+
+    Args:
+        table: what to sort.
+        axes: columns that are axes of the design; those of no fixed place come before the precision.
+    """
+    others = [name for name in axes if name not in _ORDER]
+    at = _ORDER.index("precision")
+    names = [name for name in (*_ORDER[:at], *others, *_ORDER[at:]) if name in table.columns]
     ranks = {str(precision): rank for rank, precision in enumerate(Precision)}
 
     def rank(column: pd.Series) -> pd.Series:
@@ -262,7 +274,7 @@ def write_tables(
         store: where the records are.
         study: whose tables.
         folder: made if absent; `<table>.csv` and `index.json` are written.
-        command: what to type to make them again.
+        command: what to type to make them again, if not `tiebreak tabulate` with this results folder.
         pool_devices: let records of different devices into one table.
 
     Returns:
@@ -278,11 +290,30 @@ def write_tables(
         (folder / f"{stale}.csv").unlink(missing_ok=True)
     for name, table in tables.items():
         (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
-    entries = table_index(
-        tables, frames, study=study.name, command=command or f"tiebreak tabulate {study.name}"
-    )
+    if command is None:
+        flag = " --pool-devices" if pool_devices else ""
+        command = f"tiebreak tabulate {arguments(study.name, store.root)}{flag}"
+    entries = table_index(tables, frames, study=study.name, command=command)
     (folder / INDEX).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return tables
+
+
+def arguments(study: str, results: Path) -> str:
+    """What a verb needs to find a study: its name, and the results folder unless it is `results` itself.
+
+    A folder below the working directory is named from there, so that the command holds in any checkout.
+
+    Example:
+        >>> arguments("demo", Path("results/demo"))
+        'demo results=results/demo'
+        >>> arguments("demo", Path("results"))
+        'demo'
+    """
+    here = Path.cwd()
+    place = results.absolute()
+    place = place.relative_to(here) if place.is_relative_to(here) else place
+    named = [] if place == Path("results") else [f"results={place.as_posix()}"]
+    return shlex.join([study, *named])
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -82,8 +82,8 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per cell: `num_planned` and `num_` of each outcome; `accuracy_mean`, `_sd` and t interval
-        `_low`, `_high` over the `num_ended` runs that reached their last epoch (completed and not
-        learned); `accuracy_completed_mean` and `_sd` over completed runs only;
+        `_low`, `_high`, cut to [0, 1], over the `num_ended` runs that reached their last epoch (completed
+        and not learned); `accuracy_completed_mean` and `_sd` over completed runs only;
         `accuracy_all_mean` and `_sd` over these and the diverged runs, the latter scored at chance;
         `best_mean` of the best epochs (selected on the test set: an upper bound, not a result);
         `diverged_step_median`; `chance`.
@@ -96,8 +96,14 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
         diverged = group[group["outcome"] == OutcomeKind.DIVERGED]
         chance = group["chance"].dropna()
         scored = np.concatenate([ended, diverged["chance"]])
-        estimate, done = mean_interval(ended.to_numpy()), mean_interval(completed.to_numpy())
-        every = mean_interval(scored if np.isfinite(scored).all() else [])
+        estimate, done, every = (
+            mean_interval(values, bounds=(0.0, 1.0))
+            for values in (
+                ended.to_numpy(dtype=float),
+                completed.to_numpy(dtype=float),
+                scored if np.isfinite(scored).all() else [],
+            )
+        )
         best = group.loc[group["outcome"].isin(REACHED_END), "best_test_accuracy"].dropna()
         steps = diverged["nonfinite_step"].dropna()
         records.append(
@@ -130,8 +136,9 @@ def pair_table(runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per cell whose Jacobian is another one and whose reference cell is in the study:
-        `reference_cell`, `num_pairs` (both reached their last epoch), `difference_mean`, `_sd`, `_low`,
-        `_high`, and `num_diverged`, `num_reference_diverged` among replicates with both records.
+        `reference_cell`, `num_pairs` (both reached their last epoch), `difference_mean`, `_sd`,
+        t interval `_low`, `_high`, cut to [-1, 1], and `num_diverged`, `num_reference_diverged` among
+        replicates with both records.
     """
     is_reference = (cells["beta"] == 0) & (cells["selection"] == "beta")
     return _paired(runs, cells, reference=cells[is_reference], ignore=_TREATMENT)
@@ -173,6 +180,7 @@ def _paired(
         estimate = paired_difference(
             pairs["final_test_accuracy"].to_numpy(dtype=float),
             pairs["final_test_accuracy_reference"].to_numpy(dtype=float),
+            bounds=(-1.0, 1.0),
         )
         records.append(
             {

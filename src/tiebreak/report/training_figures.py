@@ -14,13 +14,14 @@ from matplotlib.ticker import FormatStrFormatter
 
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
+from tiebreak.records.table import MISSING
 from tiebreak.report.panels import (
+    Count,
     Grid,
     context,
+    counts_above,
     grid,
     groups,
-    note,
-    note_at_edge,
     precisions,
     rule,
     rule_tick,
@@ -76,36 +77,39 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                     label=f"{forward} forward" if learned else None,
                 )
         for axes, part in _parts(panels, accuracy):
-            _dress_accuracy(axes, part, order, shift)
+            _dress_accuracy(axes, part)
+        counts_above(panels, _lost(panels, accuracy, order), width=_place_points(panels, order))
         _label_rules(panels, order, "final test accuracy (%)")
         panels.legend(title="each point a run; bar: mean ± sd; open: never left chance; dotted: chance")
     return panels.figure
 
 
-def _dress_accuracy(axes: Axes, part: pd.DataFrame, order: list[str], shift: dict[str, float]) -> None:
+def _dress_accuracy(axes: Axes, part: pd.DataFrame) -> None:
     axes.set_ylim(-2, 103)
     chance = part["chance"].dropna()
     if len(chance):
         axes.axhline(100 * float(chance.iloc[0]), color=MUTED, linestyle=":", linewidth=0.9, gid="chance")
-    base = 100 * float(chance.iloc[0]) if len(chance) else 0.0
-    for cell in part.to_dict("records"):
-        done = cell["num_planned"] - cell["num_missing"]
-        words = [
-            f"{cell[f'num_{kind}']}/{done} {word}"
-            for kind, word in (("diverged", "diverged"), ("failed", "failed"))
-            if cell[f"num_{kind}"]
-        ]
-        if not done:
-            words = ["not run"]
-        if words:
-            colour = DIVERGED if done else MUTED
-            note(
-                axes,
-                order.index(cell["rule"]) + shift[cell["forward"]],
-                base + 4,
-                ", ".join(words),
-                colour=colour,
-            )
+
+
+def _lost(panels: Grid, accuracy: pd.DataFrame, order: list[str]) -> list[Count]:
+    """Runs without a final accuracy, by what became of them, a line for each forward arm."""
+    counts = []
+    arms = [name for name in _FORWARDS if name in set(accuracy["forward"])]
+    for forward in arms:
+        for kind in ("diverged", "failed", "missing"):
+            here = accuracy[(accuracy["forward"] == forward) & (accuracy[f"num_{kind}"] > 0)]
+            for cell in here.to_dict("records"):
+                of = cell["num_planned"] - (0 if kind == "missing" else cell["num_missing"])
+                counts.append(
+                    Count(
+                        axes=panels.at(cell["context"], cell["precision"]),
+                        x=order.index(cell["rule"]),
+                        kind=f"{forward} {kind}" if len(arms) > 1 else kind,
+                        text=f"{cell[f'num_{kind}']}/{of}",
+                        colour=MUTED if kind == "missing" else DIVERGED,
+                    )
+                )
+    return counts
 
 
 def difference_figure(
@@ -145,15 +149,10 @@ def difference_figure(
                 gid=f"points:{forward}", label=f"{forward} forward" if both_arms else "a pair of runs",
             )  # fmt: skip
         _spread(panels)
-        for axes, part in _parts(panels, table):
+        for axes in panels.axes.flat:
             axes.axhline(0, color=MUTED, linewidth=0.8)
-            for cell in part.to_dict("records"):
-                if words := _pair_words(cell, treated=treated, reference=reference):
-                    place = order.index(cell["rule"]) + shift[cell["forward"]]
-                    colour = DIVERGED if cell["num_replicates"] else MUTED
-                    at_top = _lies_low(axes, cell["difference_mean"])
-                    place -= 0.17 if cell["num_pairs"] else 0.0  # beside the points
-                    note_at_edge(axes, place, words, top=at_top, colour=colour)
+        counts = _lost_of_pairs(panels, table, order, treated=treated, reference=reference)
+        counts_above(panels, counts, width=_place_points(panels, order))
         _label_rules(panels, order, f"{label}\n(percentage points)")
         panels.legend(title="each point a pair of runs; bar: mean with its 95 % t interval over pairs")
     return panels.figure
@@ -170,19 +169,34 @@ def _spread(panels: Grid) -> None:
     panels.axes.flat[0].set_ylim(min(1.5 * low, -1.5), max(1.5 * high, 1.5))
 
 
-def _lies_low(axes: Axes, value: float) -> bool:
-    """Whether a value is drawn in the lower half of the panel."""
-    place = axes.transAxes.inverted().transform(axes.transData.transform((0.0, value)))
-    return bool(place[1] < 0.5)
-
-
-def _pair_words(cell: dict[Hashable, Any], *, treated: str, reference: str) -> str:
-    done = cell["num_replicates"]
-    if not done:
-        return "not run"
-    counts = {treated: cell["num_diverged"], reference: cell["num_reference_diverged"]}
-    words = [f"{name}: {count}/{done}".removeprefix(": ") for name, count in counts.items() if count]
-    return f"{', '.join(words)} diverged" if words else ""
+def _lost_of_pairs(
+    panels: Grid, table: pd.DataFrame, order: list[str], *, treated: str, reference: str
+) -> list[Count]:
+    """Diverged runs on either side of the pairs, and cells of which no replicate has both records."""
+    counts = []
+    arms = [name for name in _FORWARDS if name in set(table["forward"])]
+    for forward in arms:
+        here = table[table["forward"] == forward].to_dict("records")
+        arm = forward if len(arms) > 1 else ""
+        for name, column in ((treated, "num_diverged"), (reference, "num_reference_diverged")):
+            kind = " ".join(word for word in (arm, name, "diverged") if word)
+            counts += [
+                (cell, kind, f"{cell[column]}/{cell['num_replicates']}", DIVERGED)
+                for cell in here
+                if cell[column]
+            ]
+        kind = f"{arm} no pair yet".strip()
+        counts += [(cell, kind, "\N{EN DASH}", MUTED) for cell in here if not cell["num_replicates"]]
+    return [
+        Count(
+            axes=panels.at(cell["context"], cell["precision"]),
+            x=order.index(cell["rule"]),
+            kind=kind,
+            text=text,
+            colour=colour,
+        )
+        for cell, kind, text, colour in counts
+    ]
 
 
 def curves_figure(epochs: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -207,7 +221,7 @@ def curves_figure(epochs: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             for measure in measures:
                 axes = panels.at(_row(run["context"], measure), run["precision"])
                 _draw_run(axes, run, lines, measure, palette[run["rule"]])
-        _count_diverged(panels, runs)
+        _count_diverged(panels, runs, order)
         for title in contexts:
             for measure, words in measures.items():
                 _dress_curves(panels, _row(title, measure), words, epochs)
@@ -254,15 +268,26 @@ def _last_epoch(run: Mapping[Hashable, Any]) -> float:
     return run["num_epochs_run"] + 1.0 if np.isnan(recorded) else recorded
 
 
-def _count_diverged(panels: Grid, runs: pd.DataFrame) -> None:
-    """Crosses lie on each other: say how many there are at each epoch."""
-    diverged = runs[runs["outcome"] == OutcomeKind.DIVERGED]
-    if not len(diverged):
-        return
-    diverged = diverged.assign(at=[_last_epoch(run) for run in diverged.to_dict("records")])
-    for (title, name, epoch), group in groups(diverged, "context", "precision", "at"):
+def _count_diverged(panels: Grid, runs: pd.DataFrame, order: list[str]) -> None:
+    """Crosses lie on each other: say above each panel how many runs of which rule diverged, and when."""
+    lines = 0
+    for (title, name), group in groups(runs, "context", "precision"):
         axes = panels.at(_row(title, "test_accuracy"), name)
-        note(axes, float(epoch), 16, f"{len(group)} diverged", colour=DIVERGED)
+        diverged = group[group["outcome"] == OutcomeKind.DIVERGED]
+        for line, named in enumerate(reversed([item for item in order if item in set(diverged["rule"])])):
+            part = diverged[diverged["rule"] == named]
+            of = int(((group["rule"] == named) & (group["outcome"] != MISSING)).sum())
+            at = [int(_last_epoch(run)) for run in part.to_dict("records")]
+            when = f"epoch {min(at)}" if min(at) == max(at) else f"epochs {min(at)}–{max(at)}"
+            axes.annotate(
+                rf"$\beta$ = {rule_tick(named)}: {len(part)}/{of} diverged, {when}", xy=(0, 1),
+                xycoords="axes fraction", xytext=(2, 3 + 9 * line), textcoords="offset points",
+                ha="left", va="bottom", color=DIVERGED, fontsize=6, annotation_clip=False,
+                gid=f"count:{named}",
+            )  # fmt: skip
+            if panels.rows[0] == _row(title, "test_accuracy"):
+                lines = max(lines, line + 1)
+    panels.lift_titles(9 * lines)
 
 
 def _dress_curves(panels: Grid, row: str, words: str, epochs: pd.DataFrame) -> None:
@@ -297,6 +322,11 @@ def _rule_panels(table: pd.DataFrame) -> tuple[Grid, dict[str, float]]:
     present = [forward for forward in _FORWARDS if forward in set(table["forward"])]
     shift = dict(zip(present, offsets(len(present), width=0.66), strict=True))
     return grid(figure, rows=rows, columns=precisions(table)), shift
+
+
+def _place_points(panels: Grid, order: list[str]) -> float:
+    """Width that one rule has to itself, in points."""
+    return 72 * 0.85 * PAGE_INCHES / len(panels.columns) / len(order)
 
 
 def _parts(panels: Grid, table: pd.DataFrame) -> Iterable[tuple[Axes, pd.DataFrame]]:
