@@ -138,6 +138,39 @@ def test_a_pool_that_is_no_cut_falls_back_to_whole_backwards() -> None:
         assert_same_bits(one, other)
 
 
+class _TwoTowers(nn.Module):
+    """Two pools on parallel branches, each with parameters of its own below it."""
+
+    def __init__(self, switch: JacobianSwitch) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(1, 3, 3, padding=1)
+        self.pool = MaxPool2d(2, jacobian=switch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        towers = [self.pool(branch(x).relu()) for branch in (self.a, self.b)]
+        return (towers[0] * towers[1]).sum()
+
+
+def test_live_pools_on_parallel_branches_each_get_their_own_gradient() -> None:
+    torch.manual_seed(0)
+    switch = JacobianSwitch(NATIVE)
+    model = _TwoTowers(switch)
+    with torch.no_grad():
+        model.a.bias.fill_(0.5)
+        model.b.bias.fill_(0.5)
+    images = torch.randn(2, 1, 8, 8)
+    images[:, :, :5] = 0.0
+    parameters = tuple(model.parameters())
+    pruned = backprop(lambda: model(images), parameters, switch=switch, jacobians=JACOBIANS)
+    whole = backprop(lambda: model(images), parameters, switch=switch, jacobians=JACOBIANS, prune=False)
+    assert all(pruned.live)
+    for one, other in zip(pruned.gradients, whole.gradients, strict=True):
+        assert_same_bits(one, other)
+    differ = [not torch.equal(pruned.gradients[0][k], pruned.gradients[4][k]) for k in range(4)]
+    assert any(differ[:2]), "the case must tell the Jacobians apart in the first tower"
+    assert any(differ[2:]), "and in the second"
+
+
 def test_parameters_that_the_loss_does_not_reach_get_zeros() -> None:
     switch = JacobianSwitch(NATIVE)
     model = nn.ModuleDict({"used": nn.Conv2d(1, 1, 1), "unused": nn.Linear(2, 2)})

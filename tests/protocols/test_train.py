@@ -17,7 +17,7 @@ from tiebreak.design.cell import Network, Optimizer, Train, Trial
 from tiebreak.models import build
 from tiebreak.protocols import measure
 from tiebreak.protocols.setting import prepare
-from tiebreak.protocols.training import Training, learning_rate
+from tiebreak.protocols.training import NonFinite, Training, learning_rate
 from tiebreak.records.session import OutcomeKind
 
 SGD = Optimizer(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule=Schedule.COSINE)
@@ -171,6 +171,61 @@ def test_nonfinite_is_named_where_it_began(make_cell, session) -> None:
         with torch.no_grad():
             next(training.model.parameters()).fill_(math.nan)
         assert training.step(batch).where == "loss"
+
+
+def found_after(setting, training: Training, batch) -> NonFinite | None:
+    for _ in range(3):
+        if (found := training.step(batch)) is not None:
+            return found
+    return None
+
+
+def test_state_that_overflows_unseen_is_a_divergence(make_cell, session) -> None:
+    """Adam's second moment and batch norm's variance can be infinite while loss and weights are finite."""
+    adam = replace(ADAM, eps=1e-4)
+    cell = make_cell(Train(optimizer=adam), network={"batch_norm": True}, precision=Precision.FP16_ROUNDED)
+    with prepare(Trial(cell=cell, replicate=0), session) as setting:
+        batch = next(iter(setting.train_batches()))
+        training = Training(setting, jacobian=cell.reference, optimizer=adam, num_epochs=1)
+        training.start_epoch(0)
+        assert found_after(setting, training, batch) is None
+        parameter = next(training.model.parameters())
+        training._optimizer.state[parameter]["exp_avg_sq"].fill_(math.inf)
+        assert found_after(setting, training, batch).where == "optimizer"
+        training = Training(setting, jacobian=cell.reference, optimizer=adam, num_epochs=1)
+        training.start_epoch(0)
+        name, buffer = next((n, b) for n, b in training.model.named_buffers() if n.endswith("running_var"))
+        buffer.fill_(math.inf)
+        assert found_after(setting, training, batch) == NonFinite("buffer", name)
+
+
+def test_mixed_precision_takes_one_loss_in_every_protocol(make_cell, session) -> None:
+    """Under autocast the cross-entropy is fp32, so the first loss scale of 2**16 does not overflow in it."""
+    scaled = replace(SGD, loss_scale=LossScale.DYNAMIC)
+    cell = make_cell(Train(num_epochs=1, optimizer=scaled), precision=Precision.AMP16)
+    with prepare(Trial(cell=cell, replicate=0), session) as setting:
+        training = Training(setting, jacobian=cell.reference, optimizer=scaled, num_epochs=1)
+        training.start_epoch(0)
+        batch = next(iter(setting.train_batches()))
+        logits, loss = setting.forward(training.model, batch)
+        assert (logits.dtype, loss.dtype) == (torch.float16, torch.float32)
+        before = next(training.model.parameters()).detach().clone()
+        assert training.step(batch) is None
+        assert not torch.equal(before, next(training.model.parameters())), "the first step was skipped"
+
+
+def test_a_gradient_that_no_scale_can_save_is_a_divergence(make_cell, session) -> None:
+    scaled = replace(SGD, loss_scale=LossScale.DYNAMIC)
+    cell = make_cell(Train(num_epochs=1, optimizer=scaled), precision=Precision.AMP16)
+    with prepare(Trial(cell=cell, replicate=0), session) as setting:
+        training = Training(setting, jacobian=cell.reference, optimizer=scaled, num_epochs=1)
+        training.start_epoch(0)
+        batch = next(iter(setting.train_batches()))
+        weight = next(training.model.parameters())
+        weight.register_hook(lambda gradient: gradient * math.nan)
+        found = [training.step(batch) for _ in range(18)]
+        assert found[0] is None
+        assert found[-1] == NonFinite("gradient", "features.0.weight")
 
 
 def test_chance_level_is_not_learned(make_cell, session) -> None:

@@ -80,6 +80,22 @@ def test_blended_zones_run_one_forward_a_jacobian(make_cell, session) -> None:
     assert large["gap_relative"] > 10 * minimal["gap_relative"]
 
 
+def test_blended_passes_draw_the_same_dropout() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Flatten())
+    model.append(nn.Linear(36, 2))
+    native = PoolJacobian(forward=Forward.BLENDED)
+    images, labels = torch.randn(5, 1, 8, 8), torch.zeros(5, dtype=torch.long)
+    first = zones(model, images, labels, jacobians=(native, native))
+    second = zones(model, images, labels, jacobians=(native, native))
+    assert first.gaps[0].l1 == second.gaps[0].l1 == 0.0
+
+
+def test_more_batches_than_an_epoch_has_are_refused(make_cell, session) -> None:
+    with pytest.raises(DesignError, match=r"protocol.num_batches=4 is more than the 3 batches"):
+        measure(Trial(cell=make_cell(Zones(num_batches=4), betas=BETAS), replicate=0), session)
+
+
 def test_half_precision_overflow_is_reported_nonfinite(make_cell, session) -> None:
     jacobians = (NATIVE, PoolJacobian(beta=1e30))
     cell = make_cell(Zones(num_batches=1), jacobians=jacobians, precision=Precision.FP16_ROUNDED)

@@ -88,7 +88,8 @@ class Selection(StrEnum):
     """Which rule sends the gradient to the tied entries of a window.
 
     `beta` is the family native + beta (minimal - native). The others are single rules: all to the last
-    maximum, all to one drawn at random (seeded), or the whole gradient to *every* maximum.
+    maximum, all to one that a seeded hash of the window's place picks (a fixed, scrambled rule: the same at
+    every step), or the whole gradient to *every* maximum.
     """
 
     BETA = "beta"

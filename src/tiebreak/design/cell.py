@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -76,8 +77,8 @@ class Data(_Checked):
     Args:
         name: the data set.
         batch_size: images a training batch or draw.
-        augment: crop with 4 pixels of padding and horizontal flip (where the data set defines it).
-        dither: standard deviation of Gaussian noise added to normalised inputs; 0 for none.
+        augment: random crop and horizontal flip, as the data set defines them (CIFAR: 4 pixels of padding).
+        dither: standard deviation of Gaussian noise on normalised training inputs; 0 for none.
         train_split: `train`, or `extra` (SVHN: the 531,131 extra images the published runs train on).
         train_size: images of the training split to use, the first ones after a fixed shuffle; 0 for all.
         test_size: images of the test split to use; 0 for all.
@@ -124,6 +125,10 @@ class Data(_Checked):
             )
 
 
+MOST_THREADS = 1024
+"""Far more threads than cores are a typing error, and one that can end the process."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution(_Checked):
     """Where and how the arithmetic runs: these change last bits, so they belong to the cell."""
@@ -136,6 +141,8 @@ class Execution(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self.num_threads, 1, "num_threads")
+        if self.num_threads > MOST_THREADS:
+            raise DesignError(f"num_threads must be {MOST_THREADS} or less, got {self.num_threads}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +155,9 @@ class Optimizer(_Checked):
         momentum: of SGD, in [0, 1).
         weight_decay: L2 coefficient, 0 or more.
         eps: of Adam; must not vanish in the precision of its state (1e-8 is 0 in fp16).
-        schedule: constant, cosine (to 0 at the last epoch) or step.
+        schedule: constant, cosine (reaching 0 after the last epoch) or step.
         step_epochs: epochs between two drops of the step schedule; 0 with the others.
-        step_factor: what a drop multiplies the rate by.
+        step_factor: what a drop multiplies the rate by, in (0, 1].
         loss_scale: none or dynamic.
     """
 
@@ -176,8 +183,8 @@ class Optimizer(_Checked):
             raise DesignError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}.")
         if not self.eps > 0:
             raise DesignError(f"optimizer.eps must be above 0, got {self.eps}.")
-        if not self.step_factor > 0:
-            raise DesignError(f"optimizer.step_factor must be above 0, got {self.step_factor}.")
+        if not 0 < self.step_factor <= 1:
+            raise DesignError(f"optimizer.step_factor must be above 0 and at most 1, got {self.step_factor}.")
         _at_least(self.step_epochs, 0, "optimizer.step_epochs")
         if self.name is OptimizerName.ADAM and self.momentum:
             raise DesignError(f"optimizer.momentum is SGD's, got {self.momentum} with adam. Set it to 0.")
@@ -284,6 +291,14 @@ class LrSearch(_Checked):
 _SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 0.0}
 """Smallest positive number of each format; half of it, and less, rounds to 0. An fp64 is itself."""
 
+_LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": (2.0 - 2.0**-7) * 2.0**127,
+    "float32": (2.0 - 2.0**-23) * 2.0**127,
+    "float64": sys.float_info.max,
+}
+"""Largest number of each format; a factor above it is infinite there, and torch refuses it."""
+
 Measure = Noise | Zones | Train | Drift | LrSearch
 MEASURES: dict[str, type[Measure]] = {kind.protocol: kind for kind in (Noise, Zones, Train, Drift, LrSearch)}
 PAIRED = (Zones, Drift)
@@ -345,11 +360,16 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is None:
             return
-        rates = {"optimizer.lr": optimizer.lr, "protocol.lr_high": getattr(self.measure, "lr_high", 0.0)}
-        for key, rate in rates.items():
-            if self.precision.storage == "float16" and rate > 65504.0:
+        factors = {
+            "optimizer.lr": optimizer.lr,
+            "optimizer.weight_decay": optimizer.weight_decay,
+            "protocol.lr_high": getattr(self.measure, "lr_high", 0.0),
+        }
+        largest = _LARGEST[self.precision.storage]
+        for key, factor in factors.items():
+            if factor > largest:
                 raise DesignError(
-                    f"{key} in {self.precision} must be 65504 or less, its largest, got {rate}."
+                    f"{key} in {self.precision} must be {largest:.6g} or less, its largest number, got {factor}."
                 )
         if optimizer.loss_scale is LossScale.DYNAMIC and self.precision.storage != "float32":
             raise DesignError(
@@ -485,7 +505,7 @@ class Trial:
         return f"{self.cell.id}/{self.replicate:04d}"
 
     def seed(self, stream: str) -> int:
-        """Seed in [0, 2**63) of the random stream `init`, `order`, `augment` or `draws` of this replicate."""
+        """Seed in [0, 2**63) of the random stream `init`, `order`, `augment` or `search` of this replicate."""
         return stream_seed(stream, replicate=self.replicate)
 
 

@@ -1,7 +1,7 @@
 """One forward pass, the gradient of every Jacobian.
 
 All exact-forward Jacobians share the forward pass, so they share everything above the last pool that holds
-a *live* tie: a tie whose choice can reach a parameter. Behind a ReLU with derivative 0 at 0 a tie at the
+a *live* tie: a tie whose choice may reach a parameter. Behind a ReLU with derivative 0 at 0 a tie at the
 value 0 is dead, whatever flows into it. Without a live tie all gradients are the same bits and one backward
 pass serves all; with one, the backward pass is shared down to that pool's output and repeated below it.
 The results are the bits of separate runs; a test holds it for every architecture.
@@ -95,8 +95,8 @@ def backprop(
             shared = gradient(loss, parameters)
             gradients = (shared,) * len(jacobians)
         else:
-            deepest = max(index for index, count in enumerate(live) if count)
-            gradients = _below(loss, parameters, events[deepest].output, switch, jacobians)
+            *others, last = (event.output for event, count in zip(events, live, strict=True) if count)
+            gradients = _below(loss, parameters, last, others, switch, jacobians)
     if gradients is None:
         gradients = tuple(
             gradient(loss, parameters, retain_graph=index < len(jacobians) - 1)
@@ -106,7 +106,10 @@ def backprop(
 
 
 def _live(event: PoolEvent) -> int:
-    """Ties that may reach a parameter: those at a value other than 0, or all where no ReLU stands before."""
+    """Ties that may reach a parameter: those at a value other than 0, or all where no ReLU stands before.
+
+    An upper bound: a tie counts whether or not a gradient flows into it, or a parameter lies below it.
+    """
     source = event.input.grad_fn
     if source is not None and source.name() == "ReluBackward0":
         return live_ties(event)
@@ -123,17 +126,22 @@ def _below(
     loss: Tensor,
     parameters: Sequence[Tensor],
     cut: Tensor,
+    others: Sequence[Tensor],
     switch: JacobianSwitch,
     jacobians: Sequence[PoolJacobian],
 ) -> tuple[tuple[Tensor, ...], ...] | None:
-    """Gradients from one backward pass down to `cut` and one a Jacobian below; None if `cut` is no cut."""
+    """Gradients from one backward pass down to `cut` and one a Jacobian below; None if `cut` is no cut.
+
+    It is one if no parameter reaches the loss both through it and around it (the two parts would have to be
+    added), and if none of the `others`, the outputs of the other live pools, reaches the loss around it.
+    """
     node = cut.grad_fn
     if node is None or loss.grad_fn is None:
         return None
-    above = _leaves(loss.grad_fn, stop=node)
-    below = _leaves(node, stop=None)
-    if above & below:
-        return None  # a parameter reaches the loss on both sides: the two parts would have to be added
+    around = _nodes(loss.grad_fn, stop=node)
+    above, below = _leaves(around), _leaves(_nodes(node, stop=None))
+    if above & below or any(other.grad_fn in around for other in others):
+        return None
     upper = [index for index, parameter in enumerate(parameters) if id(parameter) not in below]
     lower = [index for index, parameter in enumerate(parameters) if id(parameter) in below]
     *shared, upstream = torch.autograd.grad(
@@ -152,18 +160,24 @@ def _below(
     return tuple(results)
 
 
-def _leaves(start: Node, *, stop: Node | None) -> set[int]:
-    """Ids of the leaf tensors that the graph from `start` accumulates into, without passing `stop`."""
-    seen: set[Node] = {start} if stop is None else {start, stop}
+def _nodes(start: Node, *, stop: Node | None) -> set[Node]:
+    """The graph from `start` on, without `stop` and what only it leads to."""
+    seen: set[Node] = set()
     stack = [] if start is stop else [start]
-    leaves: set[int] = set()
     while stack:
         node = stack.pop()
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            leaves.add(id(variable))
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                stack.append(following)
-    return leaves
+        if node in seen:
+            continue
+        seen.add(node)
+        stack.extend(
+            following
+            for following, _ in node.next_functions
+            if following is not None and following is not stop
+        )
+    return seen
+
+
+def _leaves(nodes: set[Node]) -> set[int]:
+    """Ids of the tensors that these nodes accumulate into."""
+    variables = (getattr(node, "variable", None) for node in nodes)
+    return {id(variable) for variable in variables if variable is not None}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tiebreak.data import num_batches
 from tiebreak.design.cell import Drift, Trial
 from tiebreak.numerics.gap import gap
+from tiebreak.protocols.rows import nonfinite_row
 from tiebreak.protocols.setting import prepare
 from tiebreak.protocols.training import Training
 from tiebreak.records.session import Outcome, OutcomeKind, Session
@@ -23,7 +24,7 @@ def measure_drift(trial: Trial, session: Session) -> Outcome:
     """Emit a `drift` row for each further Jacobian after each epoch: distance to the first one's weights.
 
     A run that goes non-finite stops being stepped; its rows carry `nonfinite` and NaN distances from then
-    on. The trial diverges only if the reference run does.
+    on. The trial diverges only if the reference run does, and then ends with a `nonfinite` row.
     """
     measure = trial.cell.measure
     assert isinstance(measure, Drift)
@@ -48,10 +49,13 @@ def measure_drift(trial: Trial, session: Session) -> Outcome:
             for batch in setting.train_batches(epoch=epoch, start=position):
                 position += 1
                 for index, run in enumerate(runs):
-                    if alive[index] and run.step(batch) is not None:
-                        alive[index] = False
-                if not alive[0]:
-                    return Outcome(kind=OutcomeKind.DIVERGED, step=runs[0].step_count)
+                    found = run.step(batch) if alive[index] else None
+                    if found is None:
+                        continue
+                    alive[index] = False
+                    if index == 0:
+                        session.emit(nonfinite_row(found, step=run.step_count, epoch=epoch + 1))
+                        return Outcome(kind=OutcomeKind.DIVERGED, step=run.step_count)
                 session.progress(epoch * steps + position, steps * measure.num_epochs)
                 if position < steps and session.wants_checkpoint():
                     _save(session, runs, alive, epoch=epoch, position=position)

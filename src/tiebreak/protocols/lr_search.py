@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import optuna
@@ -14,34 +15,40 @@ from tiebreak.protocols.training import Training
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 
 _NAME = "lr"
+_NUM_UNIFORM = 5
 
 
 def measure_lr_search(trial: Trial, session: Session) -> Outcome:
     """Emit a `candidate` row a learning rate and a `best` row at the end.
 
-    The tree-structured Parzen estimator proposes, the median rule prunes after each epoch. The sampler is
-    seeded anew for each candidate from (replicate, candidate), so a resumed search proposes what an
-    uninterrupted one would have.
+    The first five candidates are drawn log-uniformly, the others are proposed by the tree-structured Parzen
+    estimator; the median rule prunes after each epoch. The sampler is seeded anew for each candidate from
+    (replicate, candidate), so a resumed search proposes what an uninterrupted one would have. A candidate
+    that was under way when the search stopped is trained again.
     """
     measure = trial.cell.measure
     assert isinstance(measure, LrSearch)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
-    done: list[Row] = []
+    with _quiet():
+        study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner())
     checkpoint = session.restore()
-    if checkpoint is not None:
-        for kept in checkpoint.state["candidates"]:
-            study.add_trial(_frozen(kept, measure))
-            done.append(kept["row"])
-    kept_trials = list(checkpoint.state["candidates"]) if checkpoint is not None else []
+    done = list(checkpoint.state["candidates"]) if checkpoint is not None else []
+    for candidate in done:
+        study.add_trial(_frozen(candidate, measure))
+
+    def keep() -> None:
+        if session.wants_checkpoint():
+            session.save({}, {"candidates": done})
+
     with prepare(trial, session) as setting:
         for index in range(len(done), measure.num_candidates):
-            study.sampler = optuna.samplers.TPESampler(seed=_seed(trial, index))
+            study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=_NUM_UNIFORM, seed=_seed(trial, index)
+            )
             candidate = study.ask({_NAME: _range(measure)})
             lr = candidate.params[_NAME]
             curve: list[float] = []
             pruned = nonfinite = False
-            for accuracy in _curve(setting, measure, lr):
+            for accuracy in _curve(setting, measure, lr, on_step=keep):
                 if accuracy is None:
                     nonfinite = True
                     break
@@ -62,12 +69,11 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
                 "nonfinite": nonfinite,
             }
             session.emit(row)
-            done.append(row)
-            kept_trials.append({"row": row, "curve": curve, "value": value})
+            done.append({"row": row, "curve": curve, "value": value})
             session.progress(index + 1, measure.num_candidates)
-            if session.wants_checkpoint():
-                session.save({}, {"candidates": kept_trials})
-    finished = [row for row in done if not row["pruned"] and not row["nonfinite"]]
+            keep()
+    rows = [candidate["row"] for candidate in done]
+    finished = [row for row in rows if not row["pruned"] and not row["nonfinite"]]
     if not finished:
         return Outcome(kind=OutcomeKind.DIVERGED, reason="every learning rate went non-finite")
     best = max(finished, key=lambda row: float(row["validation_accuracy"] or 0.0))
@@ -75,7 +81,20 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
     return Outcome(kind=OutcomeKind.COMPLETED)
 
 
-def _curve(setting: Setting, measure: LrSearch, lr: float) -> Iterator[float | None]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna announces each study; nobody asked."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _curve(
+    setting: Setting, measure: LrSearch, lr: float, *, on_step: Callable[[], None]
+) -> Iterator[float | None]:
     """Held-out accuracy after each epoch; None once a number went non-finite."""
     training = Training(
         setting,
@@ -89,6 +108,7 @@ def _curve(setting: Setting, measure: LrSearch, lr: float) -> Iterator[float | N
             if training.step(batch) is not None:
                 yield None
                 return
+            on_step()
         yield training.evaluate().accuracy
 
 
@@ -108,5 +128,5 @@ def _frozen(kept: dict, measure: LrSearch) -> optuna.trial.FrozenTrial:
 
 
 def _seed(trial: Trial, candidate: int) -> int:
-    digest = hashlib.sha256(f"{trial.seed('draws')}:{candidate}".encode()).digest()
+    digest = hashlib.sha256(f"{trial.seed('search')}:{candidate}".encode()).digest()
     return int.from_bytes(digest[:4], "big")

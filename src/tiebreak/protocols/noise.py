@@ -25,10 +25,16 @@ def measure_noise(trial: Trial, session: Session) -> Outcome:
     with prepare(trial, session) as setting:
         model = setting.network(trial.cell.reference)
         parameters = tuple(model.parameters())
-        for draw, batch in enumerate(islice(setting.train_batches(), measure.num_batches)):
+        total = setting.num_batches(measure.num_batches)
+        checkpoint = session.restore()
+        start = checkpoint.state["draws"] if checkpoint is not None else 0
+        batches = islice(setting.train_batches(start=start), total - start)
+        for draw, batch in enumerate(batches, start=start):
             meter = GapMeter(gradient(setting.loss(model, batch), parameters))
             for repeat in range(1, measure.num_repeats):
                 gap = meter.to(gradient(setting.loss(model, batch), parameters))
                 session.emit({"row": "noise", "draw": draw, "repeat": repeat, **gap_fields(gap)})
-            session.progress(draw + 1, measure.num_batches)
+            session.progress(draw + 1, total)
+            if draw + 1 < total and session.wants_checkpoint():
+                session.save({}, {"draws": draw + 1})
     return Outcome(kind=OutcomeKind.COMPLETED)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from tiebreak.numerics.gap import Gap
+from tiebreak.protocols.training import NonFinite
 from tiebreak.records.session import Row
+
+
+def nonfinite_row(found: NonFinite, *, step: int, epoch: int) -> Row:
+    """Where a run went non-finite; `epoch` counts from 1."""
+    return {"row": "nonfinite", "step": step, "epoch": epoch, "where": found.where, "tensor": found.tensor}
 
 
 def gap_fields(gap: Gap) -> Row:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiebreak.data import Batch, DataSet, load, train_batches
+from tiebreak.data import Batch, DataSet, load, num_batches, train_batches
 from tiebreak.design.axes import DesignError, Device, MemoryFormat, PoolJacobian
-from tiebreak.design.cell import Cell, Trial
+from tiebreak.design.cell import Cell, Noise, Trial, Zones
 from tiebreak.models import build
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.pooling import JacobianSwitch
@@ -56,21 +56,39 @@ class Setting:
         model = cast(model, self.cell.precision).to(self.device)
         return model.to(memory_format=_MEMORY[self.cell.execution.memory_format]).train()
 
+    def num_batches(self, asked: int) -> int:
+        """`asked`, or all batches of an epoch where 0 are asked for.
+
+        Raises:
+            DesignError: an epoch has fewer.
+        """
+        total = num_batches(self.dataset, self.cell.data)
+        if asked > total:
+            raise DesignError(
+                f"protocol.num_batches={asked} is more than the {total} batches of "
+                f"{self.cell.data.batch_size} images that an epoch has. Use {total} or less, or 0 for all."
+            )
+        return asked or total
+
     def inputs(self, batch: Batch) -> Batch:
         """The batch in the trial's dtype, memory format and device."""
         images = batch.images.to(self.device, dtype_of(self.cell.precision))
         images = images.contiguous(memory_format=_MEMORY[self.cell.execution.memory_format])
         return Batch(images, batch.labels.to(self.device))
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The forward pass, autocast where the precision is a mixed one."""
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and mean cross-entropy, in the cell's arithmetic.
+
+        The loss is taken in the dtype of the logits, as the published code takes it; under autocast, which
+        widens it, in fp32.
+        """
         with autocast(self.cell.precision, device=self.device):
-            return model(batch.images)
+            logits = model(batch.images)
+            return logits, functional.cross_entropy(logits, batch.labels)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy in the dtype of the logits, as the published code takes it."""
-        with autocast(self.cell.precision, device=self.device):
-            return functional.cross_entropy(model(batch.images), batch.labels)
+        """The second result of `forward`."""
+        return self.forward(model, batch)[1]
 
     def train_batches(self, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch in the replicate's order, from the `start`-th on, ready to use."""
@@ -90,13 +108,14 @@ def prepare(trial: Trial, session: Session) -> Iterator[Setting]:
     """Load the data, check the device, and compute as the cell says while the trial runs.
 
     Raises:
-        DesignError: device=cuda without a CUDA device.
+        DesignError: device=cuda without a CUDA device, or a batch of one image where batch norm needs two.
         DataError: the data set is missing or damaged.
     """
     execution = trial.cell.execution
     if execution.device is Device.CUDA and not torch.cuda.is_available():
         raise DesignError(
-            "device=cuda needs a CUDA device and torch sees none. Use device=cpu or device=auto."
+            "device=cuda needs a CUDA device and this torch sees none. Use device=cpu, or install a torch "
+            "that was built for CUDA."
         )
     device = torch.device(str(execution.device))
     with (
@@ -105,4 +124,27 @@ def prepare(trial: Trial, session: Session) -> Iterator[Setting]:
         arithmetic(trial.cell.precision, device=device),
     ):
         dataset = load(trial.cell.data, root=session.data_root).to(device)
-        yield Setting(trial=trial, dataset=dataset, device=device)
+        setting = Setting(trial=trial, dataset=dataset, device=device)
+        _require_pairs(setting)
+        yield setting
+
+
+def _require_pairs(setting: Setting) -> None:
+    """Refuse a batch of one image where batch norm needs two now, and not at the end of an epoch."""
+    data, measure = setting.cell.data, setting.cell.measure
+    num_images, available = len(setting.dataset.train), num_batches(setting.dataset, data)
+    used = measure.num_batches if isinstance(measure, Noise | Zones) else 0
+    is_last_used = used == 0 or used >= available
+    if data.batch_size > 1 and not (is_last_used and num_images % data.batch_size == 1):
+        return
+    model = setting.network(setting.cell.reference)
+    image = torch.zeros(1, setting.dataset.in_channels, *[setting.dataset.image_size] * 2)
+    try:
+        with torch.no_grad():
+            setting.loss(model, setting.inputs(Batch(image, torch.zeros(1, dtype=torch.int64))))
+    except ValueError:  # torch's batch norm, where a channel has a single value
+        raise DesignError(
+            f"{setting.cell.network.arch} with batch norm needs two images in every batch, and "
+            f"data.batch_size={data.batch_size} makes one of a single image out of {num_images}. "
+            "Choose another batch size."
+        ) from None

@@ -6,6 +6,7 @@ import math
 
 from tiebreak.data import num_batches
 from tiebreak.design.cell import Train, Trial
+from tiebreak.protocols.rows import nonfinite_row
 from tiebreak.protocols.setting import prepare
 from tiebreak.protocols.training import Score, Training
 from tiebreak.records.session import Outcome, OutcomeKind, Session
@@ -34,16 +35,9 @@ def measure_train(trial: Trial, session: Session) -> Outcome:
                 nonfinite = training.step(batch)
                 position += 1
                 if nonfinite is not None:
-                    session.emit(
-                        {
-                            "row": "nonfinite",
-                            "step": training.step_count,
-                            "epoch": epoch + 1,
-                            "where": nonfinite.where,
-                            "tensor": nonfinite.tensor,
-                        }
-                    )
-                    return Outcome(kind=OutcomeKind.DIVERGED, step=training.step_count)
+                    step = training.step_count
+                    session.emit(nonfinite_row(nonfinite, step=step, epoch=epoch + 1))
+                    return Outcome(kind=OutcomeKind.DIVERGED, step=step)
                 session.progress(training.step_count, steps * measure.num_epochs)
                 if position < steps and session.wants_checkpoint():
                     _save(session, training, epoch=epoch, position=position)
@@ -56,6 +50,7 @@ def measure_train(trial: Trial, session: Session) -> Outcome:
                     "lr": lr,
                     "train_loss": training.epoch_loss,
                     "train_accuracy": training.epoch_accuracy,
+                    "split": score.split,
                     "test_loss": score.loss,
                     "test_accuracy": score.accuracy,
                     "test_images": score.num_images,

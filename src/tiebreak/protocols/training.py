@@ -22,10 +22,12 @@ _EVALUATION_BATCH = 500
 
 @dataclass(frozen=True)
 class NonFinite:
-    """The first non-finite number: `where` is loss, gradient or parameter; `tensor` its parameter's name.
+    """The first non-finite number of a run.
 
-    Of several gradients that overflow in one step, the one nearest to the loss is named: a backward pass
-    runs from the last layer to the first.
+    `where` is loss, buffer (batch norm's running statistics), gradient, optimizer (its state) or parameter,
+    in the order in which a step touches them; `tensor` is the buffer's or parameter's name. Of several
+    gradients that overflow in one step, the one nearest to the loss is named: a backward pass runs from the
+    last layer to the first.
     """
 
     where: str
@@ -34,8 +36,12 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class Score:
-    """Loss and accuracy on a split; the mean cross-entropy is taken in fp64 from the logits."""
+    """Loss and accuracy on a split; the mean cross-entropy is taken in fp64 from the logits.
 
+    `split` is `test`, or `held_out` where training images stand in for the test split.
+    """
+
+    split: str
     loss: float
     accuracy: float
     num_images: int
@@ -69,6 +75,9 @@ class Training:
         self._num_epochs = num_epochs
         self.model: nn.Module = setting.network(jacobian)
         self._parameters = dict(self.model.named_parameters())
+        self._buffers = {
+            name: buffer for name, buffer in self.model.named_buffers() if buffer.is_floating_point()
+        }
         self._optimizer = _optimizer(optimizer, self._parameters.values())
         self._scaler = torch.amp.GradScaler(
             setting.device.type, enabled=optimizer.loss_scale is LossScale.DYNAMIC
@@ -93,12 +102,11 @@ class Training:
     def step(self, batch: Batch) -> NonFinite | None:
         """One step; what was first non-finite in it, or None.
 
-        A gradient that overflows under dynamic loss scaling is not a divergence: the scaler skips the step
-        and lowers the factor, as it is meant to.
+        A gradient that overflows under dynamic loss scaling is no divergence while the scale can fall: the
+        scaler skips the step and lowers it, as it is meant to.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        logits = self._setting.logits(self.model, batch)
-        loss = functional.cross_entropy(logits, batch.labels)
+        logits, loss = self._setting.forward(self.model, batch)
         self.step_count += 1
         value = loss.item()
         if not math.isfinite(value):
@@ -106,21 +114,35 @@ class Training:
         self._loss_sum += value * len(batch.labels)
         self._num_correct += int((logits.argmax(1) == batch.labels).sum())
         self._num_seen += len(batch.labels)
+        scale = self._scaler.get_scale()
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        unscalable = self._scaler.get_scale() < scale <= 1.0
+        if not unscalable and _all_finite(self._watched()):
+            return None
         return self._first_nonfinite()
 
-    def _first_nonfinite(self) -> NonFinite | None:
-        if _all_finite(self._parameters.values()):
-            return None
+    def _watched(self) -> list[Tensor]:
+        """All that a step changes, gradients apart: they show in what they update."""
+        slots = (value for state in self._optimizer.state.values() for value in state.values())
+        return [*self._parameters.values(), *self._buffers.values(), *filter(_is_float_tensor, slots)]
+
+    def _first_nonfinite(self) -> NonFinite:
+        state = self._optimizer.state
+        for name, buffer in self._buffers.items():
+            if not _all_finite([buffer]):
+                return NonFinite("buffer", name)
         for name, parameter in reversed(self._parameters.items()):
             if parameter.grad is not None and not _all_finite([parameter.grad]):
                 return NonFinite("gradient", name)
         for name, parameter in self._parameters.items():
+            if not _all_finite(filter(_is_float_tensor, state[parameter].values())):
+                return NonFinite("optimizer", name)
+        for name, parameter in self._parameters.items():
             if not _all_finite([parameter]):
                 return NonFinite("parameter", name)
-        raise AssertionError("a parameter was non-finite a moment ago")
+        raise AssertionError("something was non-finite a moment ago")
 
     @property
     def epoch_loss(self) -> float:
@@ -189,7 +211,7 @@ def evaluate(setting: Setting, model: nn.Module) -> Score:
     with torch.no_grad():
         for raw in test_batches(setting.dataset, batch_size=_EVALUATION_BATCH):
             batch = setting.inputs(raw)
-            logits = setting.logits(model, batch)
+            logits, _ = setting.forward(model, batch)
             loss_sum += functional.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
             num_correct += int((logits.argmax(1) == batch.labels).sum())
             labels.append(batch.labels)
@@ -198,7 +220,11 @@ def evaluate(setting: Setting, model: nn.Module) -> Score:
     commonest = int(torch.bincount(all_labels.cpu()).max())
     total = len(all_labels)
     return Score(
-        loss=loss_sum / total, accuracy=num_correct / total, num_images=total, chance=commonest / total
+        split="held_out" if setting.cell.data.held_out else "test",
+        loss=loss_sum / total,
+        accuracy=num_correct / total,
+        num_images=total,
+        chance=commonest / total,
     )
 
 
@@ -212,6 +238,21 @@ def _optimizer(settings: Optimizer, parameters: Iterable[Tensor]) -> torch.optim
     )
 
 
+def _is_float_tensor(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    norms = torch._foreach_norm([tensor.detach() for tensor in tensors], math.inf)
-    return bool(torch.stack(list(norms)).isfinite().all())
+    found = [tensor.detach() for tensor in tensors]
+    if not found:
+        return True
+    norms = torch._foreach_norm(found, math.inf)
+    return all(bool(torch.stack(group).isfinite().all()) for group in _by_kind(norms))
+
+
+def _by_kind(norms: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Scalars that can be stacked: of one dtype and device (Adam counts its steps in fp32 on the CPU)."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for norm in norms:
+        groups.setdefault((norm.dtype, norm.device), []).append(norm)
+    return list(groups.values())

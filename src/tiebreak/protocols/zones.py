@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiebreak.data import num_batches
 from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
 from tiebreak.design.cell import Trial, Zones
 from tiebreak.models import rewrite_pools
@@ -33,7 +33,7 @@ class Draw:
 
     Attributes:
         gaps: to the reference, one a further Jacobian.
-        live_ties: ties, over all pools, whose choice may reach a parameter.
+        live_ties: ties, over all pools, whose choice may reach a parameter; an upper bound.
         events: the pools in forward order, each with its input, output and mask.
     """
 
@@ -97,7 +97,8 @@ def zones(
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+        >>> head = (nn.Flatten(), nn.Linear(36, 2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), *head)
         >>> images = torch.zeros(5, 1, 8, 8)  # flat: every window ties
         >>> result = zones(net, images, torch.zeros(5, dtype=torch.long))
         >>> result.gaps[0].relative < 1e-6  # equal over the reals, so at most a rounding residue
@@ -120,12 +121,17 @@ def _separately(
     switch: JacobianSwitch,
     jacobians: Sequence[PoolJacobian],
 ) -> Backprop:
-    """A forward pass for each Jacobian, whose values differ; ties are those of the reference's pass."""
+    """A forward pass for each Jacobian, whose values differ; ties are those of the reference's pass.
+
+    Each pass draws the same random numbers (dropout), or they would be part of the gap.
+    """
     gradients = []
     first = None
-    for jacobian in jacobians:
+    devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
+    for index, jacobian in enumerate(jacobians):
         switch.jacobian = jacobian
-        observed = observe(loss, switch=switch)
+        with torch.random.fork_rng(devices, enabled=index < len(jacobians) - 1):
+            observed = observe(loss, switch=switch)
         gradients.append(gradient(observed.loss, parameters))
         first = first or observed
     assert first is not None
@@ -144,8 +150,7 @@ def measure_zones(trial: Trial, session: Session) -> Outcome:
     with prepare(trial, session) as setting:
         model = setting.network(switch)
         names = [name for name, _ in model.named_parameters()]
-        total = min(measure.num_batches or math.inf, num_batches(setting.dataset, cell.data))
-        total = int(total)
+        total = setting.num_batches(measure.num_batches)
         start, summaries = _resume(session, compared, names)
         batches = islice(setting.train_batches(start=start), total - start)
         for draw, batch in enumerate(batches, start=start):
