@@ -120,7 +120,7 @@ def _frozen(kept: dict, measure: LrSearch) -> optuna.trial.FrozenTrial:
     row = kept["row"]
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.PRUNED if row["pruned"] else optuna.trial.TrialState.COMPLETE,
-        value=None if row["pruned"] else kept["value"],
+        value=kept["value"],  # of a pruned candidate its last accuracy, as Optuna keeps it
         params={_NAME: row["lr"]},
         distributions={_NAME: _range(measure)},
         intermediate_values={epoch + 1: accuracy for epoch, accuracy in enumerate(kept["curve"])},
