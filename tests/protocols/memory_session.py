@@ -53,7 +53,7 @@ class MemorySession:
 def run_interrupted(protocol: Callable, trial: Trial, data_root: Path) -> tuple[MemorySession, int]:
     """Run a trial that is stopped at each of its checkpoints and resumed, to its end."""
     last: MemorySession | None = None
-    for attempts in range(1, 100):
+    for attempts in range(1, 200):
         current = MemorySession(data_root=data_root, stop_after=1)
         if last is not None:
             current.checkpoint, current.checkpoint_rows = last.checkpoint, last.checkpoint_rows

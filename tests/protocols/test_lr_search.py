@@ -37,7 +37,7 @@ def test_resumed_search_proposes_the_same_rates(make_cell, session, tmp_path) ->
     trial = Trial(cell=cell, replicate=3)
     measure(trial, session)
     interrupted, attempts = run_interrupted(measure, trial, tmp_path)
-    assert attempts == 8
+    assert attempts > 7 * 3, "it must have been stopped inside candidates too"
     assert interrupted.rows == session.rows
 
 

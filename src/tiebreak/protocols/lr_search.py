@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import optuna
 
 from tiebreak.design.cell import LrSearch, Trial
 from tiebreak.protocols.setting import Setting, prepare
 from tiebreak.protocols.training import Training
-from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
+from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, Row, Session
 
 _NAME = "lr"
 _NUM_UNIFORM = 5
@@ -23,8 +24,7 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
 
     The first five candidates are drawn log-uniformly, the others are proposed by the tree-structured Parzen
     estimator; the median rule prunes after each epoch. The sampler is seeded anew for each candidate from
-    (replicate, candidate), so a resumed search proposes what an uninterrupted one would have. A candidate
-    that was under way when the search stopped is trained again.
+    (replicate, candidate), so a resumed search proposes what an uninterrupted one would have.
     """
     measure = trial.cell.measure
     assert isinstance(measure, LrSearch)
@@ -35,10 +35,6 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
     for candidate in done:
         study.add_trial(_frozen(candidate, measure))
 
-    def keep() -> None:
-        if session.wants_checkpoint():
-            session.save({}, {"candidates": done})
-
     with prepare(trial, session) as setting:
         for index in range(len(done), measure.num_candidates):
             study.sampler = optuna.samplers.TPESampler(
@@ -48,7 +44,7 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
             lr = candidate.params[_NAME]
             curve: list[float] = []
             pruned = nonfinite = False
-            for accuracy in _curve(setting, measure, lr, on_step=keep):
+            for accuracy in _curve(setting, session, lr=lr, done=done, checkpoint=checkpoint):
                 if accuracy is None:
                     nonfinite = True
                     break
@@ -70,8 +66,10 @@ def measure_lr_search(trial: Trial, session: Session) -> Outcome:
             }
             session.emit(row)
             done.append({"row": row, "curve": curve, "value": value})
+            checkpoint = None
             session.progress(index + 1, measure.num_candidates)
-            keep()
+            if session.wants_checkpoint():
+                session.save({}, {"candidates": done})
     rows = [candidate["row"] for candidate in done]
     finished = [row for row in rows if not row["pruned"] and not row["nonfinite"]]
     if not finished:
@@ -93,23 +91,45 @@ def _quiet() -> Iterator[None]:
 
 
 def _curve(
-    setting: Setting, measure: LrSearch, lr: float, *, on_step: Callable[[], None]
+    setting: Setting,
+    session: Session,
+    *,
+    lr: float,
+    done: list[dict[str, Any]],
+    checkpoint: Checkpoint | None,
 ) -> Iterator[float | None]:
-    """Held-out accuracy after each epoch; None once a number went non-finite."""
+    """Held-out accuracy after each epoch; None once a number went non-finite.
+
+    Checkpoints hold the candidates `done` and the training of this one; `checkpoint` may be such a one.
+    """
+    measure = setting.cell.measure
+    assert isinstance(measure, LrSearch)
     training = Training(
         setting,
         jacobian=setting.cell.reference,
         optimizer=replace(measure.optimizer, lr=lr),
         num_epochs=measure.num_epochs,
     )
-    for epoch in range(measure.num_epochs):
-        training.start_epoch(epoch)
-        for batch in setting.train_batches(epoch=epoch):
+    curve: list[float] = []
+    position = 0
+    if checkpoint is not None and (current := checkpoint.state.get("current")):
+        training.restore(checkpoint, current["training"])
+        curve, position = list(current["curve"]), current["position"]
+        yield from curve
+    steps = setting.num_batches(0)
+    for epoch in range(len(curve), measure.num_epochs):
+        training.start_epoch(epoch, continued=position > 0)
+        for batch in setting.train_batches(epoch=epoch, start=position):
             if training.step(batch) is not None:
                 yield None
                 return
-            on_step()
-        yield training.evaluate().accuracy
+            position += 1
+            if position < steps and session.wants_checkpoint():
+                current = {"training": training.state(), "curve": curve, "position": position}
+                session.save(training.tensors(), {"candidates": done, "current": current})
+        position = 0
+        curve.append(training.evaluate().accuracy)
+        yield curve[-1]
 
 
 def _range(measure: LrSearch) -> optuna.distributions.FloatDistribution:
