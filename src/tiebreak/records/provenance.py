@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -19,12 +20,13 @@ class Provenance(TypedDict, total=False):
     """What a record says about its origin; plain JSON values.
 
     `commit` and `dirty` (whether the package's own files differ from the commit) are None where the package
-    is not run from a checkout. `device` is the kind, `device_name` the model: of the GPU, or of the CPU.
+    is not run from a checkout; `source` is a digest of the package's files as they are. `device` is the kind, `device_name` the model: of the GPU, or of the CPU.
     Times are UTC, ISO 8601, to the second.
     """
 
     commit: str | None
     dirty: bool | None
+    source: str
     versions: dict[str, str]
     platform: str
     cpu: str
@@ -37,7 +39,9 @@ class Provenance(TypedDict, total=False):
     ended: str
 
 
-SETTLED = ("commit", "dirty", "versions", "cpu", "device", "device_name", "kernel")
+_CODE = (".py", ".cpp")
+
+SETTLED = ("source", "versions", "cpu", "device", "device_name", "kernel")
 """The fields in which two attempts must agree for one to go on with the other's checkpoint."""
 
 
@@ -59,6 +63,16 @@ class Origin:
         commit = self._git("rev-parse", "HEAD")
         changes = self._git("status", "--porcelain", "--", ".")
         return commit, None if changes is None else bool(changes)
+
+    @cached_property
+    def source(self) -> str:
+        """First 12 hexadecimal digits of SHA-256 over the package's code: two edits of one commit differ."""
+        digest = hashlib.sha256()
+        for path in sorted(self.package.rglob("*")):
+            if path.suffix in _CODE:
+                digest.update(f"{path.relative_to(self.package).as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()[:12]
 
     @cached_property
     def cpu(self) -> str:
@@ -115,6 +129,7 @@ def collect(
     found: Provenance = {
         "commit": commit,
         "dirty": dirty,
+        "source": origin.source,
         "versions": _versions(),
         "platform": " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))),
         "cpu": origin.cpu,
