@@ -7,8 +7,6 @@ The images are random bytes: only time is measured here, and it does not depend 
 
 from __future__ import annotations
 
-import time
-
 import ratios
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -56,38 +54,28 @@ def random_images(num: int) -> Images:
     )
 
 
-def clock(device: str) -> float:
-    """CPU seconds of this process, which neighbours on the machine do not move; wall seconds on a GPU."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def tiebreak_epoch_seconds(dataset: DataSet, *, device: str, epoch: int) -> float:
     data = Data(name=DataName.CIFAR10, batch_size=BATCH_SIZE, augment=True)
-    start = clock(device)
+    start = ratios.clock_of(device)()
     num_images = sum(
         len(batch.labels)
         for batch in train_batches(dataset, data=data, epoch=epoch, order_seed=0, augment_seed=0)
     )
-    seconds = clock(device) - start
+    seconds = ratios.clock_of(device)() - start
     assert num_images == NUM_IMAGES
     return seconds
 
 
 def loader_epoch_seconds(loader: DataLoader, *, device: str) -> float:
-    start = clock(device)
+    start = ratios.clock_of(device)()
     for images, labels in loader:
         images.to(device)
         labels.to(device)
-    return (clock(device) - start) * LOADER_SHARE
+    return (ratios.clock_of(device)() - start) * LOADER_SHARE
 
 
 def main() -> None:
-    parser = ratios.arguments(__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where batches are made")
-    options = parser.parse_args()
+    options = ratios.arguments(__doc__).parse_args()
     torch.set_num_threads(options.threads)
     train = random_images(NUM_IMAGES)
     dataset = DataSet(

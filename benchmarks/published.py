@@ -79,6 +79,8 @@ def published_gaps(
         )
         for beta in betas
     ]
+    for model in models:
+        model.to(batches[0][0].device)
     for model in models[1:]:
         model.load_state_dict(models[0].state_dict())
     gaps = []

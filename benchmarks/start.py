@@ -13,7 +13,8 @@ _HELP = [sys.executable, "-m", "tiebreak", "--help"]
 _DATA = [
     sys.executable,
     "-c",
-    "import torch; from pathlib import Path; from tiebreak.data import load; from tiebreak.design.cell import Data;"
+    "import torch; from pathlib import Path; from tiebreak.data import load;"
+    "from tiebreak.design.cell import Data;"
     "load(Data(name='mnist5k'), root=Path('data'))",
 ]
 

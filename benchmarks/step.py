@@ -27,9 +27,7 @@ def stepper(model: nn.Module, images, labels):
 
 
 def main() -> None:
-    parser = ratios.arguments(__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    options = parser.parse_args()
+    options = ratios.arguments(__doc__).parse_args()
     torch.set_num_threads(options.threads)
     rows = []
     for arch, channels, batches, target, steps in (
@@ -49,8 +47,6 @@ def main() -> None:
             def run() -> None:
                 for _ in range(steps):
                     step()
-                if options.device == "cuda":
-                    torch.cuda.synchronize()
 
             return run
 
@@ -73,6 +69,7 @@ def main() -> None:
                     baseline="the step with nn.MaxPool2d",
                     repeats=options.repeats,
                     target=goal,
+                    clock=ratios.clock_of(options.device),
                 )
             )
     from tiebreak.numerics.native import kernel_status
