@@ -8,15 +8,19 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak.design.axes import UserError
+from tiebreak.records.durable import MACHINE, sentence
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from tiebreak.config import Run, StudyRun
+    from tiebreak.design.study import Study
     from tiebreak.records.store import RecordStore
 
 _STATE = Path(".tiebreak")
@@ -37,18 +41,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["worker"]:  # started by `study`, not by people
         return _worker(words[1:])
-    parsed = _parser().parse_args(words)
+    parsed = _parse(words)
     try:
-        return parsed.verb(parsed)
+        _require_here()
+        code = parsed.verb(parsed)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or a full disk is noticed after the exit code is settled
+        return code
     except UserError as error:
         return _say(str(error), MISTAKE)
     except KeyboardInterrupt:
-        return _say("interrupted; what was recorded is kept. Give the same command again to go on.", INTERRUPTED)
+        return _say(
+            "interrupted; what was recorded is kept. Give the same command again to go on.", INTERRUPTED
+        )
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return FAULT
+    except OSError as error:
+        if error.errno not in MACHINE:
+            return _fault(error)
+        if error.filename is None:  # standard output: what it still holds would fail again at the end
+            _drop_output()
+        return _say(sentence(error, error.filename or "the output"), MISTAKE)
     except Exception as error:
         return _fault(error)
+
+
+def _drop_output() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _require_here() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed. Change into one that is there.") from None
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line; overrides may stand before, between and after the options."""
+    parser = _parser()
+    parsed, left = parser.parse_known_args(words)
+    if left and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        parsed.overrides = [*parsed.overrides, *left]
+    return parsed
 
 
 def _say(sentence: str, code: int) -> int:
@@ -63,7 +102,9 @@ def _fault(error: Exception) -> int:
         where = f"The traceback is in {_ERROR_FILE}"
     except OSError:
         where = "The traceback could not be written"
-    return _say(f"this is a fault of ours: {type(error).__name__}: {error}. {where}; please report it.", FAULT)
+    return _say(
+        f"this is a fault of ours: {type(error).__name__}: {error}. {where}; please report it.", FAULT
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
         reader = verb(name, function, text)
         reader.add_argument("name", help="a study that was run")
         reader.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
-        reader.add_argument("--pool-devices", action="store_true", help="let records of different devices mix")
+        reader.add_argument(
+            "--pool-devices", action="store_true", help="let records of different devices mix"
+        )
 
     fetch = verb("fetch", _fetch, "download a data set into the data root")
     fetch.add_argument("data", help="mnist, fashion_mnist, cifar10, cifar100 or svhn")
@@ -118,12 +161,12 @@ def _run(parsed: argparse.Namespace) -> int:
         print(config.to_yaml(parsed.overrides), end="")
         return 0
     if parsed.multirun:
-        return config.multirun(parsed.overrides, _run_composed)
+        return config.multirun(parsed.overrides, _run_composed, stopped=INTERRUPTED)
     return _run_one(config.compose_run(parsed.overrides, device=_auto_device()))
 
 
 def _run_composed(composed: DictConfig) -> int:
-    """One trial of a multirun; a user's mistake ends it as it ends `tiebreak run`."""
+    """One trial of a multirun; a user's mistake or Ctrl-C ends the sweep as it ends `tiebreak run`."""
     from tiebreak import config
 
     return _run_one(config.run_of(composed, device=_auto_device()))
@@ -222,8 +265,8 @@ def _study(parsed: argparse.Namespace) -> int:
         print("\n".join(config.list_studies()))
         return 0
     plan = config.compose_study(parsed.name, parsed.overrides, device=_auto_device())
-    store = RecordStore(plan.results)
-    workers = parsed.workers if parsed.workers is not None else len(os.sched_getaffinity(0))
+    store = RecordStore(plan.results, only_looks=parsed.dry_run)
+    workers = parsed.workers if parsed.workers is not None else _num_cores()
     if workers < 1:
         raise UserError(f"--workers must be 1 or more, got {workers}.")
     if parsed.dry_run:
@@ -231,6 +274,11 @@ def _study(parsed: argparse.Namespace) -> int:
     if parsed.rerun:
         _reopen_failed(plan, store)
     return _run_study(plan, store, workers=workers, report=not parsed.no_report)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, where the system tells; else those there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reopen_failed(plan: StudyRun, store: RecordStore) -> None:
@@ -263,7 +311,7 @@ def _dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
 
 
 def _measured(plan: StudyRun, store: RecordStore):
-    """An estimator that knows the records there are, and the reference records that come with the checkout."""
+    """An estimator that knows what the recorded trials of the study took."""
     from tiebreak.records.session import OutcomeKind
     from tiebreak.runner.eta import Eta
 
@@ -304,7 +352,7 @@ def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool
         )
     print(f"{study.name}: {summary}")
     page = plan.results / "report.html"
-    if report and (summary.recorded or not _is_current(page, store, study.name)):
+    if report and (summary.recorded or not _is_current(page, store, study)):
         _write_report(store, study.name, pool_devices=False)
     if report:
         print(f"report: {page}")
@@ -313,9 +361,17 @@ def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool
     return FAULT if summary.outcomes.get(OutcomeKind.FAILED) or summary.left else 0
 
 
-def _is_current(page: Path, store: RecordStore, name: str) -> bool:
-    """Whether the page was written after the study's list of trials last changed."""
-    return page.is_file() and page.stat().st_mtime >= store.study_path(name).stat().st_mtime
+def _is_current(page: Path, store: RecordStore, study: Study) -> bool:
+    """Whether the page is this study's, and younger than its list of trials and every record of them."""
+    files = [store.study_path(study.name), *map(store.path, study.trials)]
+    try:
+        with page.open(encoding="utf-8", errors="replace") as text:
+            is_ours = f"<title>{escape(study.name)} · " in text.read(1000)
+        return is_ours and page.stat().st_mtime_ns >= max(
+            file.stat().st_mtime_ns for file in files if file.exists()
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _tabulate(parsed: argparse.Namespace) -> int:
@@ -333,7 +389,9 @@ def _draw(parsed: argparse.Namespace) -> int:
 
     store = _store(parsed)
     if not _tables(store, parsed.name).is_dir():
-        raise UserError(f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first.")
+        raise UserError(
+            f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first."
+        )
     written = draw_figures(_tables(store, parsed.name), store.root / "figures" / parsed.name)
     print(f"{len(written)} files in {store.root / 'figures' / parsed.name}")
     return 0

@@ -47,6 +47,7 @@ from tiebreak.design.study import Part, Study
 _GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
 _OWN_KEYS = ("batch_norm", "init", "device", "num_threads", "memory_format", "deterministic")
 _PLACES = ("replicate", "results", "data_root")
+_PATHS = ("results", "data_root", "data.folder")
 _EPS = 1e-8
 _EPS_HALF = 1e-4  # well above 2**-24, the smallest positive fp16
 _REFUSALS = (
@@ -232,6 +233,18 @@ def _spell(value: Any) -> str:
             return str(value)
 
 
+def _readable(override: str) -> str:
+    """An override of a path that Hydra's grammar cannot read (`results=/tmp/été`), quoted so that it can."""
+    key, sign, value = override.partition("=")
+    if key not in _PATHS or not sign or not value:
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except _REFUSALS:
+        return f"{key}={_spell(value)}"
+    return override
+
+
 class _Composer:
     """Composes a configuration; Hydra is asked once for each choice of groups."""
 
@@ -276,8 +289,9 @@ def _hydra() -> Iterator[None]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
+    overrides = [_readable(override) for override in overrides]
     try:
-        return compose(config_name="config", overrides=list(overrides))
+        return compose(config_name="config", overrides=overrides)
     except _REFUSALS as error:
         raise ConfigError(_sentence(error, overrides)) from None
 
@@ -332,20 +346,36 @@ def to_yaml(overrides: Sequence[str]) -> str:
         return OmegaConf.to_yaml(_compose(overrides), resolve=False)
 
 
-def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int:
+def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int], *, stopped: int) -> int:
     """Hand a sweep to Hydra: each point is composed and given to `task`, by whatever launcher it names.
 
+    Args:
+        overrides: as on the command line.
+        task: runs one point and returns its exit code.
+        stopped: the exit code of a point that was interrupted: the points after it are not begun.
+
     Returns:
-        0. A point whose task returns another number is named by its own output.
+        The largest of the exit codes. A launcher that runs points in other processes keeps their codes to
+        itself: then 0, and a point that failed is named by its own output.
 
     Raises:
         ConfigError: an override that Hydra refuses.
+        KeyboardInterrupt: a point was interrupted.
     """
+    codes = [0]
+
+    def point(config: DictConfig) -> int:
+        codes.append(task(config))
+        if codes[-1] == stopped:
+            raise KeyboardInterrupt
+        return codes[-1]
+
+    overrides = [_readable(override) for override in overrides]
     before, before_full = sys.argv, os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"  # or Hydra prints the exception and exits, and the sentence is lost
     sys.argv = ["tiebreak run", "--multirun", *overrides]
     try:
-        hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
+        hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(point)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(error, overrides)) from None
     finally:
@@ -354,7 +384,7 @@ def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int
             del os.environ[_FULL_ERROR]
         else:
             os.environ[_FULL_ERROR] = before_full
-    return 0
+    return max(codes)
 
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -395,7 +425,13 @@ def _group(tree: Mapping[str, Any], name: str, keys: Iterable[str], *, optional:
 
 def _place(tree: Mapping[str, Any], key: str) -> Path:
     if not isinstance(tree.get(key), str) or not tree[key] or "\0" in tree[key]:
-        raise ConfigError(f"{key} must be the path of a folder, got {tree.get(key)!r}. Set {key}=FOLDER.")
+        got = tree.get(key)
+        advice = f"Set {key}=./{got}" if isinstance(got, int | float) else f"Set {key}=FOLDER"
+        raise ConfigError(f"{key} must be the path of a folder, got {got!r}. {advice}.")
+    try:
+        tree[key].encode()
+    except UnicodeEncodeError:  # it could be neither printed nor kept in JSON
+        raise ConfigError(f"{key} must be a path in UTF-8, got {tree[key]!a}. Rename the folder.") from None
     return Path(tree[key])
 
 

@@ -11,6 +11,7 @@ from tiebreak.design import axes
 from tiebreak.design.axes import DesignError, PoolJacobian, Precision
 from tiebreak.design.cell import (
     MEASURES,
+    MOST_THREADS,
     PAIRED,
     SCHEMA,
     Cell,
@@ -126,7 +127,7 @@ def optimizers(draw, *, precision):
         name=name,
         lr=draw(rates),
         momentum=draw(st.floats(0, 1, exclude_max=True)) if name == "sgd" else 0,
-        weight_decay=draw(st.floats(0, 1e9)),
+        weight_decay=draw(st.floats(0, 6e4)),
         eps=draw(st.floats(1e-4, 1)),
         schedule=schedule,
         step_epochs=draw(counts) if schedule == "step" else 0,
@@ -171,7 +172,7 @@ def cells(draw):
         measure=measure,
         execution=Execution(
             device=device,
-            num_threads=draw(counts),
+            num_threads=draw(st.integers(1, MOST_THREADS)),
             memory_format=draw(st.sampled_from(axes.MemoryFormat)),
             deterministic=draw(st.booleans()),
         ),
@@ -380,6 +381,7 @@ REFUSED = {
     "folder missing": (lambda: Data(name="image_folder"), ["data.folder", "image_folder", "got ''"]),
     "folder elsewhere": (lambda: Data(name="mnist", folder="x"), ["data.folder", "got 'x' with mnist"]),
     "folder number": (lambda: Data(name="image_folder", folder=3), ["data.folder must be text, got 3"]),
+    "a million threads": (lambda: Execution(num_threads=10**6), ["num_threads", "1024 or less"]),
     "threads": (lambda: Execution(num_threads=0), ["num_threads", "1 or more", "got 0"]),
     "device": (lambda: Execution(device="gpu"), ["device must be one of cpu, cuda", "got 'gpu'"]),
     "memory": (lambda: Execution(memory_format="x"), ["memory_format must be one of contiguous", "'x'"]),
@@ -444,6 +446,13 @@ REFUSED = {
     "adam in fp32": (lambda: trained("fp32", name="adam", eps=1e-60), ["optimizer.eps=1e-60 is 0 in fp32"]),
     "adam in bf16": (lambda: trained("bf16", name="adam", eps=1e-60), ["optimizer.eps=1e-60 is 0 in bf16"]),
     "lr beyond fp16": (lambda: trained("fp16", lr=1e5), ["optimizer.lr in fp16", "65504", "got 100000.0"]),
+    "lr beyond bf16": (lambda: trained("bf16", lr=3.4e38), ["optimizer.lr in bf16", "3.38953e+38"]),
+    "lr beyond fp32": (lambda: trained("amp16", lr=1e39), ["optimizer.lr in amp16", "3.40282e+38"]),
+    "decay beyond fp16": (
+        lambda: trained("fp16", weight_decay=1e6),
+        ["optimizer.weight_decay in fp16", "65504", "got 1000000.0"],
+    ),
+    "a drop that lifts": (lambda: trained("fp32", step_factor=2), ["optimizer.step_factor", "at most 1"]),
     "search beyond fp16": (
         lambda: cell_with(
             precision="fp16",

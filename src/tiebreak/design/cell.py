@@ -369,7 +369,8 @@ class Cell:
         for key, factor in factors.items():
             if factor > largest:
                 raise DesignError(
-                    f"{key} in {self.precision} must be {largest:.6g} or less, its largest number, got {factor}."
+                    f"{key} in {self.precision} must be {largest:.6g} or less, its largest number, "
+                    f"got {factor}."
                 )
         if optimizer.loss_scale is LossScale.DYNAMIC and self.precision.storage != "float32":
             raise DesignError(
@@ -505,7 +506,7 @@ class Trial:
         return f"{self.cell.id}/{self.replicate:04d}"
 
     def seed(self, stream: str) -> int:
-        """Seed in [0, 2**63) of the random stream `init`, `order`, `augment` or `search` of this replicate."""
+        """Seed in [0, 2**63) of the stream `init`, `order`, `augment` or `search` of this replicate."""
         return stream_seed(stream, replicate=self.replicate)
 
 

@@ -12,7 +12,7 @@ from tiebreak.numerics.gap import GapMeter
 from tiebreak.protocols.backprop import gradient
 from tiebreak.protocols.rows import gap_fields
 from tiebreak.protocols.setting import prepare
-from tiebreak.records.session import Outcome, OutcomeKind, Session
+from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 
 
 def measure_noise(trial: Trial, session: Session) -> Outcome:
@@ -31,9 +31,14 @@ def measure_noise(trial: Trial, session: Session) -> Outcome:
         batches = islice(setting.train_batches(start=start), total - start)
         for draw, batch in enumerate(batches, start=start):
             meter = GapMeter(gradient(setting.loss(model, batch), parameters))
+            rows: list[Row] = []
             for repeat in range(1, measure.num_repeats):
                 gap = meter.to(gradient(setting.loss(model, batch), parameters))
-                session.emit({"row": "noise", "draw": draw, "repeat": repeat, **gap_fields(gap)})
+                rows.append({"row": "noise", "draw": draw, "repeat": repeat, **gap_fields(gap)})
+                if repeat + 1 < measure.num_repeats and session.wants_checkpoint():
+                    session.save({}, {"draws": draw})  # repeats are compared within one process
+            for row in rows:
+                session.emit(row)
             session.progress(draw + 1, total)
             if draw + 1 < total and session.wants_checkpoint():
                 session.save({}, {"draws": draw + 1})

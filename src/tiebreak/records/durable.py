@@ -23,6 +23,22 @@ class StoreError(RecordError):
     """A file or folder that cannot be read or written: disk full, no permission, read-only."""
 
 
+MACHINE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""Errors that are a state of the machine, which its user can change, and no fault of the program's."""
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn an `OSError` of the block into a `StoreError` that names `path` and says what to do.
@@ -34,10 +50,11 @@ def explained(path: Path) -> Iterator[None]:
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError as error:
-        raise StoreError(_sentence(error, path)) from error
+        raise StoreError(sentence(error, path)) from error
 
 
-def _sentence(error: OSError, path: Path) -> str:
+def sentence(error: OSError, path: Path | str) -> str:
+    """What the system refused, where, and what can be done about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"There is no space left to write {path}. "
@@ -123,6 +140,10 @@ def make_folder(path: Path) -> None:
             except FileExistsError:
                 raise StoreError(
                     f"{folder} should be a folder and is a file. Move it away or choose another folder."
+                ) from None
+            except FileNotFoundError:  # a file system that takes no folders, such as /proc
+                raise StoreError(
+                    f"The folder {folder} cannot be made there. Choose another folder."
                 ) from None
             _sync_folder(folder.parent)
 

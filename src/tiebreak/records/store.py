@@ -54,6 +54,7 @@ class RecordStore:
         root: the results folder; it need not exist yet.
         notice: receives a sentence about each record that was set aside; by default a warning is logged.
         migrations: from each older schema of a cell, the function to the next.
+        only_looks: leave a damaged record where it is; it is told and counts as not done all the same.
 
     Example:
         >>> [record.outcome for record in RecordStore(Path("/nonexistent")).records()]
@@ -66,8 +67,11 @@ class RecordStore:
         *,
         notice: Callable[[str], None] = _log.warning,
         migrations: Mapping[int, Migration] = MIGRATIONS,
+        only_looks: bool = False,
     ) -> None:
         self.root = Path(root)
+        self._only_looks = only_looks
+        self._told: set[Path] = set()
         self._notice = notice
         self._migrations = migrations
 
@@ -265,6 +269,11 @@ class RecordStore:
             return None
 
     def _set_aside(self, path: Path, *, inode: int, damage: CorruptRecord) -> None:
+        if self._only_looks:
+            if path not in self._told:
+                self._told.add(path)
+                self._notice(f"The record {path} is damaged: {damage}. A run sets it aside and measures again.")
+            return
         with explained(path):
             number = 1
             while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
