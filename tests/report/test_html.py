@@ -3,16 +3,19 @@ import csv
 import io
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from tiebreak.report.answers import answers, percent
+from tiebreak.report.answers import answers
 from tiebreak.report.figures import FIGURES
 from tiebreak.report.html import page, write_report
 from tiebreak.report.tables import read_tables, write_tables
+from tiebreak.report.wording import percent
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
@@ -34,9 +37,17 @@ def test_the_page_has_its_headings_in_order(soup, study):
     assert [item.text for item in soup.select("h2")] == [
         "Question", "Answer", "Outcomes", "Figures", "Tables", "How to read", "How to reproduce", "Records",
     ]  # fmt: skip
+    levels = [int(item.name[1]) for item in soup.select("h1, h2, h3, h4, h5, h6")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert soup.html["lang"] == "en"
     assert study.question in soup.select_one("#question").text
     assert study.hypothesis in soup.select_one("#question").text  # with its angle brackets, escaped
+
+
+def test_the_page_is_small_enough_to_send(text):
+    assert len(text.encode()) < 6_000_000
 
 
 def test_nothing_is_fetched(soup, text):
@@ -85,26 +96,75 @@ def test_a_missing_number_is_never_zero(soup):
     assert {cell.text for cell in cells} == {"–"}
 
 
+def test_the_first_sentences_answer_in_words(tables_folder):
+    tables = read_tables(tables_folder)
+    said = answers(tables, ["zones", "train", "noise"])
+    assert len(said) <= 8
+    assert said[0].startswith("Gradient: yes. The Jacobian chosen at ties changed it in fp16_rounded, bf16, ")
+    assert "256 draws, 8 inits a cell" in said[0]
+    accuracy = tables["accuracy"]
+    other = accuracy[(accuracy["precision"] == "fp16_rounded") & (accuracy["beta"] != 0)]
+    lost = int(other[["num_diverged", "num_not_learned", "num_failed"]].sum().sum())
+    assert re.match(r"Trained network: yes in fp16_rounded \(p = 0\.0\d+\), where runs were lost", said[1])
+    assert f"in fp16_rounded, {lost} of {int(other['num_planned'].sum())} runs were lost" in said[1]
+    assert "against 0 of 12 at beta = 0" in said[1]
+    assert "in fp32 all 36 reached the end above chance" in said[1]
+    most = 100 * tables["pairs"].query("precision == 'fp32'")["difference_mean"].abs().max()
+    assert f"at most {most:.2f} percentage points" in said[1]
+
+
 def test_sentences_follow_from_the_tables(tables_folder):
     tables = read_tables(tables_folder)
     said = answers(tables, ["zones", "train", "noise"])
-    zones = (
-        tables["zones"].set_index(["precision", "jacobian", "recipe"]).loc[("fp32", "minimal", "published")]
+    row = tables["zones"].query(
+        "recipe == 'relative' and precision == 'fp16_rounded' and num_inits_above > 0"
     )
-    sentence = next(item for item in said if item.startswith("fp32, minimal"))
-    assert f"{100 * zones['share_above_threshold']:.1f} % of batches" in sentence
-    assert f"{100 * zones['share_above_threshold_low']:.1f} % to" in sentence
-    assert "8 inits, 64 draws" in sentence
+    first = row.sort_values("beta").iloc[0]
+    sizes = next(item for item in said if item.startswith("Gaps beyond 64 unit roundoffs"))
     assert (
-        "no init had a draw above the relative threshold (95 % upper bound on the share of inits: 36.9 %)"
-        in sentence
+        f"fp16_rounded at beta = {first['beta']:.0f}, in {percent(first['share_above_threshold'])}" in sizes
     )
-    assert any("not defined for this format" in item for item in said if item.startswith("bf16"))
-    training = next(item for item in said if item.startswith("Training in fp16_rounded, blended"))
-    assert "3 of 3 diverged at beta = 10^4" in training
-    pairs = tables["pairs"].dropna(subset=["difference_low"])
+    assert f"{percent(first['share_above_threshold_low'])} to" in sizes
+    arms = next(item for item in said if item.startswith("Runs lost with exact against blended forward"))
+    lost = tables["accuracy"].query("precision == 'fp16_rounded' and forward == 'blended'")
+    number = int(lost[["num_diverged", "num_not_learned", "num_failed"]].sum().sum())
+    assert f"against {number} of 24" in arms
+    pairs = tables["pairs"].query("difference_sd > 0")
     apart = ((pairs["difference_low"] > 0) | (pairs["difference_high"] < 0)).sum()
-    assert any(f"{apart} of {len(pairs)} accuracy differences" in item for item in said)
+    assert any(f"other minus beta = 0: {apart} of {len(pairs)} 95 % t intervals" in item for item in said)
+    assert any(
+        item.startswith("The same backward pass, repeated, gave the same bits in fp32") for item in said
+    )
+
+
+def test_no_gap_and_no_loss_are_said_as_such(tables_folder):
+    tables = read_tables(tables_folder)
+    zones = tables["zones"].assign(
+        share_zero=1.0, num_inits_above=0, share_inits_above_high=0.25, num_draws_nonfinite=0
+    )
+    said = answers({"zones": zones}, ["zones"])
+    assert said[0].startswith("Gradient: no. The Jacobian chosen at ties left it bit for bit the same")
+    assert "fp32 at no beta (95 % upper bound on the share of inits: 25.0 %)" in said[1]
+    fine = {f"num_{kind}": 0 for kind in ("diverged", "not_learned", "failed")}
+    said = answers({"accuracy": tables["accuracy"].assign(**fine)}, ["train"])
+    assert said[0].startswith("Trained network: at no precision were runs lost clearly more often")
+    assert "fp32 0 of 24 against 0 of 24" in said[1]
+
+
+def test_a_loss_that_beta_zero_shares_is_no_answer(tables_folder):
+    accuracy = read_tables(tables_folder)["accuracy"].assign(num_diverged=1, num_not_learned=0)
+    (sentence, *_) = answers({"accuracy": accuracy}, ["train"])
+    assert "yes" not in sentence
+
+
+def test_many_settings_are_counted_not_listed(tables_folder):
+    zones = read_tables(tables_folder)["zones"]
+    many = pd.concat(
+        [zones.assign(dither=dither, cell=zones["cell"] + str(dither)) for dither in (0.0, 0.1, 0.2, 0.3)]
+    )
+    said = answers({"zones": many}, ["zones"])
+    assert len(said) == 4
+    assert said[-1] == "Table zones has 2 more settings than are told here."
 
 
 def test_no_record_no_claim(study, tables_folder):
@@ -121,7 +181,7 @@ def test_equal_shares_are_not_given_a_bootstrap_interval(tables_folder):
     for name in ("share_above_threshold", "share_above_threshold_low", "share_above_threshold_high"):
         zones[name] = 1.0
     zones["num_inits_above"], zones["share_inits_above_low"] = 8, 0.631
-    (sentence,) = answers({"zones": zones}, ["zones"])
+    sentence = answers({"zones": zones}, ["zones"])[1]
     assert "100 % of batches" in sentence
     assert "at least 63.1 %" in sentence
     assert "100 % to" not in sentence
@@ -140,7 +200,10 @@ def test_an_unfinished_study_says_so(partial_store, study, tmp_path):
     done = (tables["trials"]["outcome"] != "missing").sum()
     soup = BeautifulSoup(page(study, tmp_path, tmp_path, records_link="."), "html.parser")
     assert f"{done} of {len(study.trials)} trials done" in soup.select_one("#answer").text
-    assert "no interval below 5 inits" in soup.select_one("#answer").text
+    zones = tables["zones"]
+    assert not zones["share_above_threshold_low"].notna().any()
+    if (zones.loc[zones["recipe"] == "relative", "num_inits_above"] > 0).any():
+        assert "no interval below 5 inits" in soup.select_one("#answer").text
     assert soup.select_one("li.missing b").text == str(len(study.trials) - done)
 
 
@@ -170,6 +233,37 @@ def test_the_report_is_rebuilt_from_records(diverged, tmp_path):
         assert (store.root / link["href"]).exists()
 
 
+def test_the_page_is_made_again_by_the_commands_it_names(study, tables_folder, figures_folder):
+    text = page(
+        study, tables_folder, figures_folder, records_link="..", results_root=Path("results/some where")
+    )
+    shown = BeautifulSoup(text, "html.parser").select_one("#reproduce pre").text
+    assert shown.splitlines() == [
+        "git checkout 0123456789abcdef0123456789abcdef01234567",
+        *(
+            f"tiebreak {verb} made_up 'results=results/some where'"
+            for verb in ("study", "tabulate", "draw", "report")
+        ),
+    ]
+    assert "local changes" not in text
+
+
+def test_local_changes_are_said(conftest_module, tmp_path):
+    made = conftest_module
+    part = made.Part(name="z", cells=made.zone_cells(num_batches=1)[:1], num_replicates=2)
+    only = made.Study(name="dirty", question="?", parts=(part,))
+    store = made.RecordStore(tmp_path)
+    for trial, device in zip(only.trials, ("one", "another"), strict=True):
+        store.write(made.record(trial, dirty=True, device_name=device))
+    out = write_report(tmp_path, only, tmp_path / "report.html", pool_devices=True)
+    soup = BeautifulSoup(out.read_text(encoding="utf-8"), "html.parser")
+    assert "measured with local changes" in soup.select_one("#reproduce").text
+    assert "(with local changes)" in soup.select_one("#figures .meta").text
+    assert (
+        f"tiebreak report dirty results={tmp_path} --pool-devices" in soup.select_one("#reproduce pre").text
+    )
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_in_a_browser_figures_load_and_tables_sort(text, tmp_path):
@@ -186,7 +280,7 @@ def test_in_a_browser_figures_load_and_tables_sort(text, tmp_path):
     complaints, requests = [], []
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in flags])
-        tab = browser.new_page()
+        tab = browser.new_page(viewport={"width": 1200, "height": 900})
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
@@ -217,6 +311,11 @@ def test_in_a_browser_figures_load_and_tables_sort(text, tmp_path):
             assert shown[len(numbers) :] == ["nan"] * before.count("nan")
             assert sorted(shown) == sorted(before)
         assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        inside = """Array.from(document.querySelectorAll("table"), (table) => {
+            const box = table.closest(".scroll").getBoundingClientRect();
+            return box.left >= 0 && box.right <= document.documentElement.clientWidth;
+        })"""
+        assert all(tab.evaluate(inside))
         browser.close()
     assert complaints == []
     assert all(url.startswith(("file:", "data:")) for url in requests)

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from tiebreak.report.stats import bootstrap_mean, clopper_pearson, mean_interval, mean_sd, paired_difference
+from tiebreak.report.stats import (
+    bootstrap_mean,
+    clopper_pearson,
+    fisher_more_often,
+    mean_interval,
+    mean_sd,
+    paired_difference,
+)
 
 ROUNDOFF = 2.0**-53
 numbers = st.floats(-1e3, 1e3, allow_nan=False)
@@ -120,3 +127,23 @@ def test_percent_are_no_shares():
 @given(numbers, st.integers(2, 9))
 def test_equal_numbers_have_no_spread(value, count):
     assert mean_sd([value] * count) == (value, 0.0)
+
+
+counts = st.integers(0, 60).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
+
+
+@given(counts, counts)
+def test_fisher_is_scipys_exact_test(treated, untreated):
+    (hits, total), (others, number) = treated, untreated
+    expected = reference.fisher_exact(
+        [[hits, total - hits], [others, number - others]], alternative="greater"
+    )
+    # scipy sums in floating point what is summed here in whole numbers.
+    assert fisher_more_often(hits, total, others, number) == pytest.approx(
+        expected.pvalue, rel=2**16 * ROUNDOFF
+    )
+
+
+def test_fisher_refuses_impossible_counts():
+    with pytest.raises(ValueError, match="got 3 of 2"):
+        fisher_more_often(3, 2, 0, 1)

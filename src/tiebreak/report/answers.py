@@ -1,4 +1,4 @@
-"""Sentences that follow from the tables: numbers with n and interval, a plain word where there is none."""
+"""Sentences that follow from the tables: the answer first, then the numbers behind it, each with its n."""
 
 from __future__ import annotations
 
@@ -7,194 +7,160 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from tiebreak.design.axes import Forward
-from tiebreak.report.panels import context, groups, rule, rule_tick
+from tiebreak.report.panels import context, groups, precisions, rules
+from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
+from tiebreak.report.wording import beta_words, count, listed, of_context, percent
 from tiebreak.report.zones import Threshold
 
 Tables = Mapping[str, pd.DataFrame]
 
+MAX_CONTEXTS = 2
+"""Settings besides precision and beta that are told in words; of more, only their number is said."""
+
 
 def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
-    """What the tables say, one sentence each.
+    """What the tables say: whether the gradient changes, whether the network does, then the details.
 
     Args:
         tables: as `build_tables` or `read_tables` give them.
         protocols: protocols that the study plans; one without rows yields a sentence that says so.
 
     Returns:
-        Plain text. Nothing is claimed that a table does not hold.
+        Plain text, about eight sentences. Nothing is claimed that a table does not hold.
     """
+    zones, accuracy = tables.get("zones"), tables.get("accuracy")
+    has_run = accuracy is not None and bool((accuracy["num_planned"] > accuracy["num_missing"]).any())
     sentences: list[str] = []
     if "zones" in protocols:
-        sentences += (
-            list(_zones(tables["zones"])) if "zones" in tables else ["No zones have been measured yet."]
-        )
-        sentences += list(_ties(tables["ties"])) if "ties" in tables else []
+        sentences.append("No zones have been measured yet." if zones is None else _gradient(zones))
     if "train" in protocols:
-        if "accuracy" in tables and _num_run(tables["accuracy"]):
-            sentences += list(_divergence(tables["accuracy"]))
-            sentences += list(_differences(tables.get("pairs"), "beta = 0", both_arms=True))
-            sentences += list(_differences(tables.get("forward_arm"), "the blended forward", both_arms=False))
-        else:
-            sentences.append("No training has been run yet.")
+        sentences.append(
+            network_sentence(accuracy, tables.get("pairs"))
+            if accuracy is not None and has_run
+            else "No training has been run yet."
+        )
+    if "zones" in protocols and zones is not None:
+        sentences += _sizes(zones)
+        sentences += [_ties(tables["ties"])] if "ties" in tables else []
+    if "train" in protocols and accuracy is not None and has_run:
+        sentences.append(arms_sentence(accuracy, tables.get("forward_arm")))
+        sentences += accuracy_sentence(accuracy, tables.get("pairs"))
     if "noise" in tables:
-        sentences += list(_noise(tables["noise"]))
+        sentences.append(_noise(tables["noise"]))
     return sentences or ["There is no evidence yet: no trial of this study has a record."]
 
 
-def percent(share: float) -> str:
-    """A share as percent with one decimal, with no zero that is not one.
-
-    Example:
-        >>> percent(0.0004), percent(0.0), percent(0.5)
-        ('below 0.1 %', '0 %', '50.0 %')
-    """
-    if 0 < share < 5e-4:
-        return "below 0.1 %"
-    if 1 - 5e-4 < share < 1:
-        return "above 99.9 %"
-    return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
-
-
-def _zones(zones: pd.DataFrame) -> Iterator[str]:
+def _gradient(zones: pd.DataFrame) -> str:
+    """Whether any draw had a gap: the one question that needs no threshold."""
     zones = zones.assign(context=context(zones))
-    for (title, precision), group in groups(zones, "context", "precision"):
-        names = set(group["jacobian"])
-        part = group[group["jacobian"] == ("minimal" if "minimal" in names else group["jacobian"].iloc[0])]
-        clauses = [_zone_clause(row) for _, row in part.iterrows()]
-        first = part.iloc[0]
-        lost = (
-            f" Not finite: {_count(first['num_draws_nonfinite'], 'draw')}."
-            if first["num_draws_nonfinite"]
-            else ""
-        )
+    num_draws = int(zones.drop_duplicates("cell")["num_draws"].sum())
+    inits = _span(zones["num_inits"], "init")
+    everywhere, partly, nowhere = [], [], []
+    for name in precisions(zones):
+        here = zones[zones["precision"] == name]
+        changed = {title: bool((part["share_zero"] < 1).any()) for (title,), part in groups(here, "context")}
+        if all(changed.values()):
+            everywhere.append(name)
+        elif any(changed.values()):
+            where = listed([title for title, is_changed in changed.items() if is_changed])
+            partly.append(f"in {name} with {where} only")
+        else:
+            nowhere.append(name)
+    measured = f"{num_draws} draws, {inits} a cell"
+    if not everywhere and not partly:
+        return f"Gradient: no. The Jacobian chosen at ties left it bit for bit the same in all of {measured}."
+    clauses = ([f"in {listed(everywhere)}"] if everywhere else []) + partly
+    same = f"; in {listed(nowhere)} every gap was exactly 0" if nowhere else ""
+    small = (
+        " At the smallest beta most gaps are below 64 unit roundoffs of the gradient, the size of rounding."
+        if _has_small_gaps(zones)
+        else ""
+    )
+    return (
+        f"Gradient: yes. The Jacobian chosen at ties changed it {listed(clauses)}{same} ({measured}).{small}"
+    )
+
+
+def _has_small_gaps(zones: pd.DataFrame) -> bool:
+    """Whether most gaps of the smallest beta lie below the relative threshold."""
+    relative = zones[zones["recipe"] == Threshold.RELATIVE]
+    first = relative[relative["jacobian"] == rules(relative)[0]]
+    return bool(len(first) and first["share_below_threshold"].sum() > first["share_above_threshold"].sum())
+
+
+def _sizes(zones: pd.DataFrame) -> Iterator[str]:
+    """By context and precision: the smallest beta with a batch above the relative threshold."""
+    zones = zones.assign(context=context(zones))
+    titles = list(dict.fromkeys(zones["context"]))
+    relative = zones[zones["recipe"] == Threshold.RELATIVE]
+    order = rules(zones)
+    for title in titles[:MAX_CONTEXTS]:
+        here = relative[relative["context"] == title]
+        clauses = [
+            f"{name} {_first_above(here[here['precision'] == name], order)}" for name in precisions(here)
+        ]
+        nonfinite = int(here["num_draws_nonfinite"].sum())
+        lost = f" Not finite: {nonfinite} of {int(here['num_draws'].sum())} gaps." if nonfinite else ""
         yield (
-            f"{precision}{_of(title)}, {first['jacobian']} against {first['reference']}, "
-            f"{_count(first['num_inits'], 'init')}, {_count(first['num_draws'], 'draw')}: "
-            f"{'; '.join(clauses)}; the gap was exactly 0 in {percent(first['share_zero'])} of draws.{lost}"
+            f"Gaps beyond 64 unit roundoffs of the gradient{of_context(title)} appear first: "
+            f"{'; '.join(clauses)}.{lost}"
         )
+    if len(titles) > MAX_CONTEXTS:
+        yield f"Table zones has {len(titles) - MAX_CONTEXTS} more settings than are told here."
 
 
-def _zone_clause(row: pd.Series) -> str:
-    words = f"the {row['recipe']} threshold"
-    if np.isnan(row["threshold"]):
-        return f"{words} is not defined for this format"
-    if row["recipe"] == Threshold.PUBLISHED and row["threshold_source"] == "ours":
-        words += " (by analogy)"
-    if row["num_inits_above"] == 0:
-        high = percent(row["share_inits_above_high"])
-        return f"no init had a draw above {words} (95 % upper bound on the share of inits: {high})"
+def _first_above(part: pd.DataFrame, order: list[str]) -> str:
+    part = part.sort_values("jacobian", key=lambda column: column.map(order.index))
+    above = part[part["num_inits_above"] > 0]
+    if not len(above):
+        high = percent(part["share_inits_above_high"].max())
+        return f"at no beta (95 % upper bound on the share of inits: {high})"
+    row = above.iloc[0]
     low, high = row["share_above_threshold_low"], row["share_above_threshold_high"]
     if np.isnan(low):
         interval = "no interval below 5 inits"
     elif low == high:
         # Resampling equal shares says nothing about other inits; the exact interval of inits does.
         least = percent(row["share_inits_above_low"])
-        interval = f"the same in every init; share of inits with such a draw: at least {least} with 95 %"
+        interval = f"the same in every init; with 95 % at least {least} of inits have such a batch"
     else:
         interval = f"95 % interval over inits {percent(low)} to {percent(high)}"
-    return f"{percent(row['share_above_threshold'])} of batches were above {words} ({interval})"
+    share = percent(row["share_above_threshold"])
+    return f"at {beta_words(row['jacobian'])}, in {share} of batches ({interval})"
 
 
-def _ties(ties: pd.DataFrame) -> Iterator[str]:
+def _ties(ties: pd.DataFrame) -> str:
     ties = ties.assign(context=context(ties))
-    for (title,), group in groups(ties, "context"):
-        words = []
-        for (precision,), part in groups(group, "precision"):
-            pools = ", ".join(
-                f"{percent(row['share_above_zero'])} in pool {int(row['pool']) + 1}"
-                for row in part.sort_values("pool").to_dict("records")
-            )
-            words.append(f"{precision}: {pools}")
-        listed = "; ".join(words)
-        yield f"Windows tied above zero{_of(title)}, the only ties that can act after a ReLU: {listed}."
-
-
-def _divergence(accuracy: pd.DataFrame) -> Iterator[str]:
-    accuracy = accuracy.assign(context=context(accuracy), rule=rule(accuracy))
-    for (title, precision, forward), group in groups(accuracy, "context", "precision", "forward"):
-        done = group[group["num_planned"] > group["num_missing"]]
-        if not len(done):
-            continue
-        words = []
-        for row in done.to_dict("records"):
-            ran = row["num_planned"] - row["num_missing"]
-            for kind, verb in (
-                ("diverged", "diverged"),
-                ("not_learned", "never left chance"),
-                ("failed", "failed"),
-            ):
-                if count := row[f"num_{kind}"]:
-                    words.append(f"{count} of {ran} {verb} at {_beta(row['rule'])}")
-        total = int((done["num_planned"] - done["num_missing"]).sum())
-        what = "; ".join(words) or f"all {_count(total, 'run')} completed"
-        yield f"Training in {precision}, {forward} forward{_of(title)}: {what}.{_baseline(done)}"
-
-
-def _baseline(done: pd.DataFrame) -> str:
-    """Accuracy of PyTorch's Jacobian, if it is among the cells and a run of it reached its end."""
-    reference = done[(done["rule"] == "native") & (done["num_ended"] > 0)]
-    if not len(reference):
-        return ""
-    row = reference.iloc[0]
-    spread = "" if np.isnan(row["accuracy_sd"]) else f", sd {percent(row['accuracy_sd'])}"
-    runs = _count(row["num_ended"], "run")
-    return f" Mean accuracy at beta = 0: {percent(row['accuracy_mean'])} ({runs}{spread})."
-
-
-def _differences(pairs: pd.DataFrame | None, reference: str, *, both_arms: bool) -> Iterator[str]:
-    """Which differences have an interval without 0, said beside how many were looked at."""
-    if pairs is None:
-        return
-    known = pairs.dropna(subset=["difference_low", "difference_high"])
-    if not len(known):
-        yield f"No difference to {reference} has an interval yet: that takes two pairs of finished runs."
-        return
-    apart = known[(known["difference_low"] > 0) | (known["difference_high"] < 0)]
-    chance = f"{0.05 * len(known):.1f} of {len(known)} would be expected by chance"
-    if not len(apart):
-        yield f"Against {reference}, none of {len(known)} accuracy differences has a 95 % interval without 0."
-        return
-    place = int(apart["difference_mean"].abs().to_numpy().argmax())
-    row, title = apart.iloc[place], context(pairs).loc[apart.index[place]]
-    forward = f"{row['forward']} forward, " if both_arms else ""
-    yield (
-        f"Against {reference}, {len(apart)} of {len(known)} accuracy differences have a 95 % interval "
-        f"without 0 ({chance}); the largest is {_points(row['difference_mean'])} percentage points "
-        f"({_points(row['difference_low'])} to {_points(row['difference_high'])}, "
-        f"{_count(row['num_pairs'], 'pair')}) in {row['precision']}, {forward}"
-        f"{_beta(str(row['jacobian']).removesuffix('-' + Forward.BLENDED))}{_of(title)}."
+    titles = list(dict.fromkeys(ties["context"]))
+    words = []
+    for title in titles[:MAX_CONTEXTS]:
+        here = ties[ties["context"] == title]
+        shares = [
+            f"{percent(here.loc[here['precision'] == name, 'share_above_zero'].max())} in {name}"
+            for name in precisions(here)
+        ]
+        words.append(f"{title + ': ' if title else ''}{', '.join(shares)}")
+    return (
+        "Windows tied above zero, the only ties that can act after a ReLU, in the pool with most of them "
+        f"(mean over {_span(ties['num_inits'], 'init')}): {'; '.join(words)}."
     )
 
 
-def _noise(noise: pd.DataFrame) -> Iterator[str]:
-    for row in noise.assign(context=context(noise)).to_dict("records"):
-        floor = "was bit for bit the same"
-        if row["share_zero"] < 1:
-            differed = percent(1 - row["share_zero"])
-            floor = f"differed in {differed} of comparisons, by {row['gap_max']:.2g} at most"
-        yield (
-            f"The same backward pass, repeated in {row['precision']}{_of(row['context'])}, {floor} "
-            f"({_count(row['num_comparisons'], 'comparison')})."
-        )
+def _noise(noise: pd.DataFrame) -> str:
+    noise = noise.assign(context=context(noise))
+    same = [
+        name for name in precisions(noise) if (noise.loc[noise["precision"] == name, "share_zero"] == 1).all()
+    ]
+    clauses = [f"gave the same bits in {listed(same)}"] if same else []
+    clauses += [
+        f"differed in {row['precision']}{of_context(row['context'])} in {percent(1 - row['share_zero'])} of "
+        f"comparisons, by {row['gap_max']:.2g} at most"
+        for row in noise[noise["share_zero"] < 1].to_dict("records")
+    ]
+    total = int(noise["num_comparisons"].sum())
+    return f"The same backward pass, repeated, {listed(clauses)} ({count(total, 'comparison')})."
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _num_run(accuracy: pd.DataFrame) -> int:
-    return int((accuracy["num_planned"] - accuracy["num_missing"]).sum())
-
-
-def _of(title: str) -> str:
-    return f" ({title})" if title else ""
-
-
-def _beta(name: str) -> str:
-    tick = rule_tick(name).replace("$", "").replace("{", "").replace("}", "").replace("\n", " ")
-    return f"beta = {tick}" if name.startswith(("beta", "native", "minimal")) else f"rule {name}"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f}"
+def _span(numbers: pd.Series, noun: str) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return count(low, noun) if low == high else f"{low} to {high} {noun}s"

@@ -25,7 +25,7 @@ from tiebreak.records.table import MISSING
 from tiebreak.report.answers import answers
 from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.panels import axis_names, varying_axes
-from tiebreak.report.tables import read_index, read_tables, to_csv, write_tables
+from tiebreak.report.tables import arguments, read_index, read_tables, to_csv, write_tables
 
 MAX_PDF_BYTES = 100_000
 """A PDF up to this size is offered inside the page; a larger one stays beside the tables."""
@@ -64,11 +64,19 @@ def write_report(results_root: Path, study: Study, out: Path, *, pool_devices: b
     draw_figures(tables_folder, figures_folder)
     links = os.path.relpath(results_root, out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(study, tables_folder, figures_folder, records_link=links), encoding="utf-8")
+    text = page(study, tables_folder, figures_folder, records_link=links, results_root=results_root)
+    out.write_text(text, encoding="utf-8")
     return out
 
 
-def page(study: Study, tables_folder: Path, figures_folder: Path, *, records_link: str) -> str:
+def page(
+    study: Study,
+    tables_folder: Path,
+    figures_folder: Path,
+    *,
+    records_link: str,
+    results_root: Path = Path("results"),
+) -> str:
     """The page as text.
 
     Args:
@@ -76,6 +84,7 @@ def page(study: Study, tables_folder: Path, figures_folder: Path, *, records_lin
         tables_folder: what `write_tables` wrote for it.
         figures_folder: what `draw_figures` drew from that.
         records_link: relative path from the page to the results folder.
+        results_root: the results folder as the commands of the page name it.
     """
     tables, index = read_tables(tables_folder), read_index(tables_folder)
     folder = files("tiebreak.report") / "templates"
@@ -110,8 +119,20 @@ def page(study: Study, tables_folder: Path, figures_folder: Path, *, records_lin
         others=[_shown(name, tables, index) for name in tables if name not in behind and name != "outcomes"],
         downloads=[_download(name, tables, index) for name in tables],
         provenance=index["trials"],
+        commands=_commands(study.name, results_root, pools=len(index["trials"]["devices"]) > 1),
         records=[_record(row, records_link) for row in trials.to_dict("records")],
     )
+
+
+def _commands(study: str, results_root: Path, *, pools: bool) -> list[str]:
+    """What to type to make the page again, from nothing to the page."""
+    words, flag = arguments(study, results_root), " --pool-devices" if pools else ""
+    return [
+        f"tiebreak study {words}",
+        f"tiebreak tabulate {words}{flag}",
+        f"tiebreak draw {words}",
+        f"tiebreak report {words}{flag}",
+    ]
 
 
 def _shown(name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,41 @@ def clopper_pearson(hits: int, total: int, *, confidence: float = 0.95) -> tuple
     return low, high
 
 
+def fisher_more_often(hits: int, total: int, reference_hits: int, reference_total: int) -> float:
+    """Probability of as many hits or more than seen, if both sides have the same share (one-sided).
+
+    Args:
+        hits: successes, 0 to `total`.
+        total: trials, taken as independent.
+        reference_hits: successes of the other side, 0 to `reference_total`.
+        reference_total: trials of the other side.
+
+    Returns:
+        The hypergeometric tail, in (0, 1]; 1 where one side is empty.
+
+    Raises:
+        ValueError: counts out of range.
+
+    Source:
+        Fisher, Journal of the Royal Statistical Society 85 (1922).
+
+    Example:
+        >>> round(fisher_more_often(3, 3, 0, 3), 4)
+        0.05
+    """
+    if not (0 <= hits <= total and 0 <= reference_hits <= reference_total):
+        raise ValueError(
+            "hits must lie between 0 and their total, got "
+            f"{hits} of {total} and {reference_hits} of {reference_total}."
+        )
+    both = hits + reference_hits
+    ways = sum(
+        math.comb(total, count) * math.comb(reference_total, both - count)
+        for count in range(hits, min(both, total) + 1)
+    )
+    return ways / math.comb(total + reference_total, both)
+
+
 def bootstrap_mean(
     per_init: Values, *, confidence: float = 0.95, num_resamples: int = 9_999, seed: int = BOOTSTRAP_SEED
 ) -> Estimate:
@@ -186,7 +221,7 @@ def mean_interval(
     if array.size < 2:
         return Estimate(mean=mean, sd=sd, low=math.nan, high=math.nan, num=array.size)
     reach = float(stdtrit(array.size - 1, (1.0 + confidence) / 2.0)) * sd / math.sqrt(array.size)
-    low, high = max(mean - reach, bounds[0]), min(mean + reach, bounds[1])
+    low, high = max(mean - reach, float(bounds[0])), min(mean + reach, float(bounds[1]))
     return Estimate(mean=mean, sd=sd, low=low, high=high, num=array.size)
 
 

@@ -95,7 +95,8 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
     pdf, png = path.with_suffix(".pdf"), path.with_suffix(".png")
     with paper_style():
         # Laid out once, for both files, and drawn once for each: `savefig` would draw twice.
-        figure.draw_without_rendering()
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
         figure.set_layout_engine("none")
         figure.set_dpi(mpl.rcParams["savefig.dpi"])
         FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
