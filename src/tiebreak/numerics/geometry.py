@@ -1,10 +1,13 @@
-"""Where the windows of a pool lie: kernel, stride, padding, dilation, ceil mode."""
+"""Where the windows of a pool lie: kernel, stride, padding, dilation, ceil mode; and the order in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import torch
+from torch import Tensor
 
 from tiebreak.design.axes import DesignError
 
@@ -162,6 +165,19 @@ class PoolGeometry:
             return None
         start = first * stride + offset
         return slice(first, end), slice(start, start + (end - first - 1) * stride + 1, stride)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The order in memory that PyTorch's own pool gives what it makes of x.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W), any strides.
+    """
+    if x.dim() == 4 and not x.is_contiguous():
+        batch, channels, rows, columns = x.stride()
+        if x.shape[1] > 1 and channels <= columns <= rows <= batch:
+            return torch.channels_last
+    return torch.contiguous_format
 
 
 def _pair(value: Size, name: str, *, least: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian
 from tiebreak.numerics import pool_torch
-from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.geometry import PoolGeometry, memory_format_of
 from tiebreak.numerics.native import MAX_ENTRIES, CompiledPool, compiled_pool, is_switched_off
 
 _log = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ def scatter(
 ) -> Tensor:
     """The transposed Jacobian applied to the gradient of the output, of `size` in `memory_format`."""
     kernel = _kernel(gradient, geometry)
+    if isinstance(kernel, CompiledPool):
+        return kernel.scatter(
+            gradient, mask, size=size, memory_format=memory_format, geometry=geometry, jacobian=jacobian
+        )
     result = kernel.scatter(gradient, mask, size=size, geometry=geometry, jacobian=jacobian)
     return _formatted(result, memory_format)
 
@@ -51,17 +55,10 @@ def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: Po
 
 def live_ties(output: Tensor, mask: Tensor) -> int | None:
     """Number of windows with several maxima that are not 0 if there is a kernel that counts them, or None."""
-    kernel = compiled_pool() if output.device.type == "cpu" and output.is_contiguous() else None
+    dense = output.is_contiguous() or output.is_contiguous(memory_format=memory_format_of(output))
+    alike = dense and output.device.type == "cpu" and mask[0].stride() == output.stride()
+    kernel = compiled_pool() if alike else None
     return kernel.live_ties(output, mask) if kernel is not None else None
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The order in memory that PyTorch's own pool gives what it makes of x."""
-    if x.dim() == 4 and not x.is_contiguous():
-        batch, channels, rows, columns = x.stride()
-        if x.shape[1] > 1 and channels <= columns <= rows <= batch:
-            return torch.channels_last
-    return torch.contiguous_format
 
 
 def _formatted(x: Tensor, memory_format: torch.memory_format) -> Tensor:

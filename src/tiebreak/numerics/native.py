@@ -16,11 +16,12 @@ import logging
 import math
 import os
 import platform
+import shlex
 import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian, Selection
-from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.geometry import PoolGeometry, memory_format_of
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
 """Contraction is off because a fused multiply-add has other bits."""
@@ -65,22 +66,26 @@ class CompiledPool:
     compute_live: Callable[..., int]
 
     def forward(self, x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
-        """The maximum of each window and the mask of its tied entries; both in row-major order.
+        """The maximum of each window and the mask of its tied entries, both in the memory format of x.
 
         Args:
             x: (N, C, H, W) or (C, H, W).
             geometry: the windows, of at most MAX_ENTRIES entries.
         """
-        x = x.contiguous()
-        rows, columns = geometry.output_size((x.shape[-2], x.shape[-1]))
-        output = torch.empty((*x.shape[:-2], rows, columns), dtype=x.dtype)
-        mask = torch.empty((geometry.num_planes, *output.shape), dtype=torch.uint8)
+        order = memory_format_of(x)
+        x = x.contiguous(memory_format=order)
+        shape = (*x.shape[:-2], *geometry.output_size((x.shape[-2], x.shape[-1])))
+        output = torch.empty(shape, dtype=x.dtype, memory_format=order)
+        mask = torch.empty(
+            (geometry.num_planes * shape[0], *shape[1:]), dtype=torch.uint8, memory_format=order
+        )
+        mask = mask.view(geometry.num_planes, *shape)
         self.compute_forward(
             _FORMATS[x.dtype],
             x.data_ptr(),
             output.data_ptr(),
             mask.data_ptr(),
-            _numbers(x.shape, output.shape, geometry),
+            _numbers(x.shape, output.shape, geometry, order),
             _num_threads(x.numel()),
         )
         return output, mask
@@ -91,27 +96,30 @@ class CompiledPool:
         mask: Tensor,
         *,
         size: torch.Size,
+        memory_format: torch.memory_format,
         geometry: PoolGeometry,
         jacobian: PoolJacobian,
     ) -> Tensor:
-        """The transposed Jacobian applied to the gradient of the output; in row-major order.
+        """The transposed Jacobian applied to the gradient of the output.
 
         Args:
             gradient: of the output.
             mask: from `forward`.
             size: shape of the input.
+            memory_format: of the input, and of the result.
             geometry: the windows.
             jacobian: the rule at ties.
         """
-        gradient, mask = gradient.contiguous(), mask.contiguous()
-        result = torch.empty(size, dtype=gradient.dtype)
+        gradient = gradient.contiguous(memory_format=memory_format)
+        mask = mask.flatten(0, 1).contiguous(memory_format=memory_format)
+        result = torch.empty(size, dtype=gradient.dtype, memory_format=memory_format)
         is_first = jacobian.selection is Selection.BETA and jacobian.beta == 0.0
         self.compute_backward(
             _FORMATS[gradient.dtype],
             gradient.data_ptr(),
             mask.data_ptr(),
             result.data_ptr(),
-            _numbers(size, gradient.shape, geometry),
+            _numbers(size, gradient.shape, geometry, memory_format),
             _FIRST if is_first else _RULES[jacobian.selection],
             jacobian.beta,
             jacobian.seed,
@@ -120,7 +128,7 @@ class CompiledPool:
         return result
 
     def live_ties(self, output: Tensor, mask: Tensor) -> int:
-        """Number of windows with several maxima whose value is not 0, of contiguous tensors."""
+        """Number of windows with several maxima that are not 0; both tensors dense and of one layout."""
         return self.compute_live(
             _FORMATS[output.dtype], output.data_ptr(), mask.data_ptr(), output.numel(), len(mask)
         )
@@ -175,10 +183,12 @@ class _NoKernelError(Exception):
 def _built() -> tuple[ctypes.CDLL, str]:
     if is_switched_off():
         raise _NoKernelError("TIEBREAK_KERNEL is off.")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None or shutil.which(compiler) is None:
-        raise _NoKernelError(f"No C++ compiler was found (looked for {compiler or 'c++, g++ and clang++'}).")
-    maker = _output_of([compiler, "--version"]).splitlines()[0]
+    wanted = os.environ.get("CXX")
+    choices = [shlex.split(wanted)] if wanted else [["c++"], ["g++"], ["clang++"]]
+    compiler = next((words for words in choices if shutil.which(words[0])), None)
+    if compiler is None:
+        raise _NoKernelError(f"No C++ compiler was found (looked for {wanted or 'c++, g++ and clang++'}).")
+    maker = _output_of([*compiler, "--version"]).splitlines()[0]
     source = Path(__file__).with_name("pool_kernel.cpp")
     identity = "\n".join((source.read_text(), *FLAGS, maker, platform.machine(), _processor()))
     name = f"pool_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
@@ -194,14 +204,14 @@ def _built() -> tuple[ctypes.CDLL, str]:
             return ctypes.CDLL(str(Path(temporary) / name)), maker
 
 
-def _compile(compiler: str, source: Path, target: Path) -> None:
+def _compile(compiler: list[str], source: Path, target: Path) -> None:
     """Builds into a neighbour of `target` and puts it in place in one step, whoever else builds it."""
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as folder:
         built = Path(folder) / target.name
         try:
-            _output_of([compiler, *FLAGS, "-fopenmp", "-o", str(built), str(source)])
+            _output_of([*compiler, *FLAGS, "-fopenmp", "-o", str(built), str(source)])
         except _NoKernelError:  # a compiler without OpenMP: the same code on one thread
-            _output_of([compiler, *FLAGS, "-o", str(built), str(source)])
+            _output_of([*compiler, *FLAGS, "-o", str(built), str(source)])
         built.replace(target)
 
 
@@ -230,11 +240,15 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
 
 
-def _numbers(size: torch.Size, output: torch.Size, geometry: PoolGeometry) -> bytes:
+def _numbers(
+    size: torch.Size, output: Sequence[int], geometry: PoolGeometry, memory_format: torch.memory_format
+) -> bytes:
     """The fields of the kernel's `Geometry`, in its order."""
+    together = size[1] if memory_format == torch.channels_last else 1
     return struct.pack(
-        "13q",
-        math.prod(size[:-2]),
+        "14q",
+        math.prod(size[:-2]) // together,
+        together,
         size[-2],
         size[-1],
         output[-2],

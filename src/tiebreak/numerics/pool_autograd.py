@@ -12,7 +12,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 
 from tiebreak.design.axes import DesignError, Forward, PoolJacobian
 from tiebreak.numerics import kernels, pool_ops
-from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.geometry import PoolGeometry, memory_format_of
 from tiebreak.numerics.switch import JacobianSwitch
 
 
@@ -55,7 +55,7 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, ctx.geometry, ctx.jacobian = inputs
-        ctx.size, ctx.memory_format = x.shape, kernels.memory_format_of(x)
+        ctx.size, ctx.memory_format = x.shape, memory_format_of(x)
         mask = output[1]
         ctx.mark_non_differentiable(mask)
         ctx.set_materialize_grads(False)
@@ -159,7 +159,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         vector, mask, ctx.geometry, ctx.rule = inputs
-        ctx.layout = (vector.shape, kernels.memory_format_of(vector))
+        ctx.layout = (vector.shape, memory_format_of(vector))
         ctx.save_for_backward(mask)
         ctx.save_for_forward(mask)
 

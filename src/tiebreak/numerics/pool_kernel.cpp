@@ -191,16 +191,17 @@ struct Float16 : Short<0x7c00> {
 // ---- geometry ------------------------------------------------------------------------------------------
 
 struct Geometry {
-  i64 images, height, width, rows, columns;  // rows and columns of windows
+  i64 images, channels;  // channels that lie together in memory: 1 where each is an image of its own
+  i64 height, width, rows, columns;  // of pixels, and of windows
   i64 kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x;
 
   bool is_2x2() const {
-    return kernel_y == 2 && kernel_x == 2 && stride_y == 2 && stride_x == 2 && !padding_y && !padding_x &&
+    return channels == 1 && kernel_y == 2 && kernel_x == 2 && stride_y == 2 && stride_x == 2 && !padding_y && !padding_x &&
            dilation_y == 1 && dilation_x == 1 && 2 * rows <= height && 2 * columns <= width;
   }
   i64 entries() const { return kernel_y * kernel_x; }
   i64 planes() const { return (entries() + 7) / 8; }
-  i64 windows() const { return images * rows * columns; }
+  i64 windows() const { return images * channels * rows * columns; }
   i64 span_y() const { return (kernel_y - 1) * dilation_y + 1; }
   i64 phase_length() const {  // of one phase of a row: pixels x with (x + padding) % stride alike
     const i64 reach = (columns - 1) * stride_x + (kernel_x - 1) * dilation_x + 1;
@@ -210,37 +211,43 @@ struct Geometry {
 
 // ---- forward -------------------------------------------------------------------------------------------
 
-// One row of windows by the definition: first maximum wins, last NaN wins.
+// One window by the definition: first maximum wins, last NaN wins. Pixels lie `step` apart.
+template <class F>
+typename F::Storage forward_window(const typename F::Storage* image, i64 step, i64 oy, i64 ox, const Geometry& g,
+                                   u8 (&marks)[32]) {
+  using T = typename F::Storage;
+  bool found = false, nan = false;
+  T best = F::value(F::lowest());
+  std::memset(marks, 0, sizeof marks);
+  for (i64 ky = 0; ky < g.kernel_y; ++ky) {
+    const i64 y = oy * g.stride_y - g.padding_y + ky * g.dilation_y;
+    if (y < 0 || y >= g.height) continue;
+    for (i64 kx = 0; kx < g.kernel_x; ++kx) {
+      const i64 x = ox * g.stride_x - g.padding_x + kx * g.dilation_x;
+      if (x < 0 || x >= g.width) continue;
+      const i64 entry = ky * g.kernel_x + kx;
+      const T v = image[(y * g.width + x) * step];
+      if (F::is_nan(v) || !found || (!nan && F::key(v) > F::key(best))) {
+        std::memset(marks, 0, sizeof marks);
+        best = v;
+        nan = F::is_nan(v);
+        found = true;
+      } else if (nan || F::key(v) != F::key(best)) {
+        continue;
+      }
+      marks[entry / 8] |= u8(1u << (entry % 8));
+    }
+  }
+  return best;
+}
+
 template <class F>
 void forward_row_scalar(const typename F::Storage* image, typename F::Storage* out, u8* mask, i64 oy,
                         const Geometry& g) {
-  using T = typename F::Storage;
-  const i64 stride = g.windows();
+  u8 marks[32];
   for (i64 ox = 0; ox < g.columns; ++ox) {
-    bool found = false, nan = false;
-    T best = F::value(F::lowest());
-    u8 marks[32] = {};
-    for (i64 ky = 0; ky < g.kernel_y; ++ky) {
-      const i64 y = oy * g.stride_y - g.padding_y + ky * g.dilation_y;
-      if (y < 0 || y >= g.height) continue;
-      for (i64 kx = 0; kx < g.kernel_x; ++kx) {
-        const i64 x = ox * g.stride_x - g.padding_x + kx * g.dilation_x;
-        if (x < 0 || x >= g.width) continue;
-        const i64 entry = ky * g.kernel_x + kx;
-        const T v = image[y * g.width + x];
-        if (F::is_nan(v) || !found || (!nan && F::key(v) > F::key(best))) {
-          std::memset(marks, 0, sizeof marks);
-          best = v;
-          nan = F::is_nan(v);
-          found = true;
-        } else if (nan || F::key(v) != F::key(best)) {
-          continue;
-        }
-        marks[entry / 8] |= u8(1u << (entry % 8));
-      }
-    }
-    out[ox] = best;
-    for (i64 plane = 0; plane < g.planes(); ++plane) mask[plane * stride + ox] = marks[plane];
+    out[ox] = forward_window<F>(image, 1, oy, ox, g, marks);
+    for (i64 plane = 0; plane < g.planes(); ++plane) mask[plane * g.windows() + ox] = marks[plane];
   }
 }
 
@@ -411,6 +418,73 @@ void forward_image(const typename F::Storage* image, typename F::Storage* out, u
   }
 }
 
+// Channels that lie together: each window is LANES channels wide, the last ones a copy with room to spare.
+template <class F>
+void forward_together(const typename F::Storage* image, typename F::Storage* out, u8* mask, const Geometry& g) {
+  using T = typename F::Storage;
+  using K = typename F::Key;
+  using U = typename F::Bits;
+  const i64 C = g.channels;
+  const T* taps[255];
+  i64 entries[255];
+  for (i64 window = 0; window < g.rows * g.columns; ++window) {
+    const i64 oy = window / g.columns, ox = window % g.columns;
+    i64 num_taps = 0;
+    for (i64 entry = 0; entry < g.entries(); ++entry) {
+      const i64 y = oy * g.stride_y - g.padding_y + entry / g.kernel_x * g.dilation_y;
+      const i64 x = ox * g.stride_x - g.padding_x + entry % g.kernel_x * g.dilation_x;
+      if (y < 0 || y >= g.height || x < 0 || x >= g.width) continue;
+      entries[num_taps] = entry;
+      taps[num_taps++] = image + (y * g.width + x) * C;
+    }
+    for (i64 from = 0; from < C; from += LANES) {
+      const i64 n = std::min(LANES, C - from);
+      alignas(64) T spare[LANES] = {};
+      alignas(64) K best[LANES];
+      alignas(64) U strange[LANES] = {};
+      const auto lanes_of = [&](i64 tap) -> const T* {
+        if (n == LANES) return taps[tap] + from;
+        std::memcpy(spare, taps[tap] + from, std::size_t(n) * sizeof(T));
+        return spare;
+      };
+      for (i64 i = 0; i < LANES; ++i) best[i] = F::lowest();
+      for (i64 tap = 0; tap < num_taps; ++tap) {
+        const T* v = lanes_of(tap);
+        for (i64 i = 0; i < LANES; ++i) {
+          const K k = F::key(v[i]);
+          best[i] = k > best[i] ? k : best[i];
+          strange[i] |= U(F::is_nan(v[i])) | U(F::is_negative_zero(v[i]));
+        }
+      }
+      U any = 0;
+      for (const U flag : strange) any |= flag;
+      const i64 at = window * C + from;
+      if (any) {
+        u8 marks[32];
+        for (i64 i = 0; i < n; ++i) {
+          out[at + i] = forward_window<F>(image + from + i, C, oy, ox, g, marks);
+          for (i64 plane = 0; plane < g.planes(); ++plane) mask[plane * g.windows() + at + i] = marks[plane];
+        }
+        continue;
+      }
+      for (i64 plane = 0, tap = 0; plane < g.planes(); ++plane) {
+        alignas(64) U marks[LANES] = {};
+        for (; tap < num_taps && entries[tap] / 8 == plane; ++tap) {
+          const T* v = lanes_of(tap);
+          const U bit = U(U(1) << (entries[tap] % 8));
+          for (i64 i = 0; i < LANES; ++i) marks[i] |= U(U(0) - U(F::key(v[i]) == best[i])) & bit;
+        }
+        alignas(64) u8 bytes[LANES];
+        for (i64 i = 0; i < LANES; ++i) bytes[i] = u8(marks[i]);
+        std::memcpy(mask + plane * g.windows() + at, bytes, std::size_t(n));
+      }
+      alignas(64) T values[LANES];
+      for (i64 i = 0; i < LANES; ++i) values[i] = F::value(best[i]);
+      std::memcpy(out + at, values, std::size_t(n) * sizeof(T));
+    }
+  }
+}
+
 // ---- backward ------------------------------------------------------------------------------------------
 
 enum Rule { FIRST = 0, LAST = 1, RANDOM = 2, ALL_ONES = 3, BETA = 4 };
@@ -434,8 +508,10 @@ inline u8 num_bits(u8 byte) {
   return u8((nibbles + (nibbles >> 4)) & 0x0f);
 }
 
-// The entries that get anything, for n windows from number `index`; masks lie `stride` and `n` bytes apart.
-void select(const u8* mask, i64 stride, u8* selected, i64 n, i64 planes, u64 index, const Sharing& sharing) {
+// The entries that get anything, for n windows with the numbers index, index + step, and so on; planes of masks
+// lie `stride` bytes apart, of what is selected n.
+void select(const u8* mask, i64 stride, u8* selected, i64 n, i64 planes, u64 index, u64 step,
+            const Sharing& sharing) {
   if (sharing.rule == FIRST && planes == 1) {
     for (i64 i = 0; i < n; ++i) selected[i] = u8(mask[i] & -mask[i]);
     return;
@@ -460,7 +536,7 @@ void select(const u8* mask, i64 stride, u8* selected, i64 n, i64 planes, u64 ind
   for (i64 i = 0; i < n; ++i) {
     u64 number = 0;
     for (i64 plane = 0; plane < planes; ++plane) number += num_bits(mask[plane * stride + i]);
-    u64 rank = sharing.rule == LAST ? number - 1 : (draw(index + u64(i), sharing.seed) * number) >> 31;
+    u64 rank = sharing.rule == LAST ? number - 1 : (draw(index + u64(i) * step, sharing.seed) * number) >> 31;
     for (i64 plane = 0; plane < planes; ++plane) {
       u8 byte = mask[plane * stride + i], kept = 0;
       for (; number && byte; byte = u8(byte & (byte - 1)), --rank)
@@ -515,7 +591,7 @@ void backward_rows_2x2(const typename F::Storage* gradient, const u8* mask, type
   alignas(64) U e[4][BLOCK];
   for (i64 column = 0; column < g.columns; column += BLOCK) {
     const i64 n = std::min(BLOCK, g.columns - column), all = n * (end - first), at = first * g.columns + column;
-    select(mask + at, 0, selected, all, 1, u64(at), sharing);
+    select(mask + at, 0, selected, all, 1, u64(at), 1, sharing);
     if (sharing.rule == BETA) {
       F::widen(gradient + at, wide, all);
       for_lanes(all, [&](i64 i) { number[i] = W(std::int32_t(num_bits(selected[i]))); });
@@ -570,31 +646,85 @@ void backward_rows_2x2(const typename F::Storage* gradient, const u8* mask, type
   }
 }
 
+// What each entry of some windows gets, in the storage format but as wide numbers. Arrays are as long as whole
+// vectors; beyond the windows nothing is selected.
+template <class F>
+struct Parts {
+  using T = typename F::Storage;
+  using W = typename F::Wide;
+  using U = typename F::WideBits;
+  i64 many, planes;
+  std::vector<W> wide, own, other, number, part;
+  std::vector<U> firsts, others;  // bits of the first entry that gets anything, and of the others
+  std::vector<u8> selected;
+  std::vector<T> narrow;
+
+  Parts(i64 most, i64 num_planes)
+      : many(padded(most)), planes(num_planes), wide(std::size_t(many)), own(wide), other(wide), number(wide),
+        part(wide), firsts(std::size_t(planes * many)), others(firsts), selected(std::size_t(planes * most)),
+        narrow(std::size_t(many)) {}
+
+  void load(const T* gradient, const u8* mask, i64 stride, i64 n, u64 index, u64 step, const Sharing& sharing) {
+    select(mask, stride, selected.data(), n, planes, index, step, sharing);
+    F::widen(gradient, wide.data(), n);
+    std::fill(number.begin(), number.end(), W(0));
+    std::fill(firsts.begin(), firsts.end(), U(0));
+    std::fill(others.begin(), others.end(), U(0));
+    for (i64 plane = 0; plane < planes; ++plane) {
+      const u8* from = selected.data() + plane * n;
+      U *f = firsts.data() + plane * many, *r = others.data() + plane * many;
+      W* count = number.data();
+      for (i64 i = 0; i < n; ++i) {
+        const U m = from[i];
+        f[i] = count[i] == W(0) ? U(m & (U(0) - m)) : U(0);
+        r[i] = U(m ^ f[i]);
+        count[i] += W(std::int32_t(num_bits(from[i])));
+      }
+    }
+    if (sharing.rule != BETA) {
+      own = other = wide;
+      return;
+    }
+    share<F>(wide.data(), number.data(), own.data(), other.data(), many, sharing.beta);
+    for (W* shares : {own.data(), other.data()}) {
+      F::narrow(shares, narrow.data(), many);
+      F::widen(narrow.data(), shares, many);
+    }
+  }
+
+  const W* of(i64 entry) {
+    const U* __restrict f = firsts.data() + entry / 8 * many;
+    const U* __restrict r = others.data() + entry / 8 * many;
+    const W *mine = own.data(), *theirs = other.data();
+    W* to = part.data();
+    const i64 shift = entry % 8;
+    for_lanes(many, [=](i64 i) {
+      U a, b;
+      std::memcpy(&a, mine + i, sizeof a);
+      std::memcpy(&b, theirs + i, sizeof b);
+      const U bits = U((everywhere(U(f[i] >> shift)) & a) | (everywhere(U(r[i] >> shift)) & b));
+      std::memcpy(to + i, &bits, sizeof bits);
+    });
+    return to;
+  }
+};
+
 // Any geometry: sums are kept in the phases of `forward_image`, one ring slot a row of pixels, and a row is
 // written once no later window reaches it. Entries go from last to first: the windows of a pixel then come in
 // ascending order.
 template <class F>
 void backward_image(const typename F::Storage* gradient, const u8* mask, typename F::Storage* result, i64 image,
-                    const Geometry& g, const Sharing& sharing, std::vector<typename F::Wide>& scratch,
-                    std::vector<typename F::WideBits>& words, std::vector<u8>& bytes) {
+                    const Geometry& g, const Sharing& sharing, Parts<F>& parts,
+                    std::vector<typename F::Wide>& ring) {
   using T = typename F::Storage;
   using W = typename F::Wide;
-  using U = typename F::WideBits;
   const i64 length = g.phase_length(), span = g.span_y(), row_size = length * g.stride_x, n = g.columns;
-  const i64 planes = g.planes(), many = padded(n);
-  scratch.assign(std::size_t(span * row_size + 5 * many + LANES), W(0));
-  W* ring = scratch.data();
-  W* wide = ring + span * row_size + LANES;
-  W *own = wide + many, *other = own + many, *part = other + many, *number = part + many;
-  bytes.resize(std::size_t(planes * n));
-  words.assign(std::size_t(2 * planes * many), 0);
-  U* firsts = words.data();  // the bit of the first entry that gets anything, and those of the others
-  U* others = firsts + planes * many;
-  std::vector<T> narrow(std::size_t(std::max(row_size, many)));
+  ring.assign(std::size_t(span * row_size + LANES), W(0));
+  std::vector<T> narrow(static_cast<std::size_t>(row_size));
   i64 written = 0;
   const auto write_rows = [&](i64 end) {
     for (; written < end; ++written) {
-      W* slot = ring + (written % span) * row_size;
+      W* slot = ring.data() + (written % span) * row_size;
       T* row = result + written * g.width;
       F::narrow(slot, narrow.data(), row_size);
       for (i64 phase = 0; phase < g.stride_x; ++phase) {
@@ -608,49 +738,47 @@ void backward_image(const typename F::Storage* gradient, const u8* mask, typenam
   for (i64 oy = 0; oy < g.rows; ++oy) {
     const i64 start = oy * g.stride_y - g.padding_y, at = oy * n;
     write_rows(std::min(std::max<i64>(start, 0), g.height));
-    select(mask + at, g.windows(), bytes.data(), n, planes, u64(image * g.rows * n + at), sharing);
-    F::widen(gradient + at, wide, n);
-    std::fill(number, number + many, W(0));
-    for (i64 plane = 0; plane < planes; ++plane) {
-      const u8* from = bytes.data() + plane * n;
-      U *f = firsts + plane * many, *r = others + plane * many;
-      for (i64 i = 0; i < n; ++i) {
-        const U m = from[i];
-        f[i] = number[i] == W(0) ? U(m & (U(0) - m)) : U(0);
-        r[i] = U(m ^ f[i]);
-        number[i] += W(std::int32_t(num_bits(from[i])));
-      }
-    }
-    if (sharing.rule == BETA) {
-      share<F>(wide, number, own, other, many, sharing.beta);
-      F::narrow(own, narrow.data(), many);
-      F::widen(narrow.data(), own, many);
-      F::narrow(other, narrow.data(), many);
-      F::widen(narrow.data(), other, many);
-    } else {
-      std::copy(wide, wide + many, own);
-      std::copy(wide, wide + many, other);
-    }
+    parts.load(gradient + at, mask + at, g.windows(), n, u64(image * g.rows * n + at), 1, sharing);
     for (i64 ky = g.kernel_y - 1; ky >= 0; --ky) {
       const i64 y = start + ky * g.dilation_y;
       if (y < 0 || y >= g.height) continue;
       for (i64 kx = g.kernel_x - 1; kx >= 0; --kx) {
-        const i64 offset = kx * g.dilation_x, entry = ky * g.kernel_x + kx, shift = entry % 8;
-        const U* __restrict f = firsts + entry / 8 * many;
-        const U* __restrict r = others + entry / 8 * many;
-        W* sum = ring + (y % span) * row_size + offset % g.stride_x * length + offset / g.stride_x;
-        for_lanes(n, [=](i64 i) {
-          U a, b;
-          std::memcpy(&a, own + i, sizeof a);
-          std::memcpy(&b, other + i, sizeof b);
-          const U bits = U((everywhere(U(f[i] >> shift)) & a) | (everywhere(U(r[i] >> shift)) & b));
-          std::memcpy(part + i, &bits, sizeof bits);
-        });
-        F::add(sum, part, many);
+        const i64 offset = kx * g.dilation_x;
+        W* sum = ring.data() + (y % span) * row_size + offset % g.stride_x * length + offset / g.stride_x;
+        F::add(sum, parts.of(ky * g.kernel_x + kx), padded(n));
       }
     }
   }
   while (written < g.height) write_rows(std::min(written + span, g.height));
+}
+
+// Channels that lie together: windows in ascending order, each added to its pixels, channels side by side.
+template <class F>
+void backward_together(const typename F::Storage* gradient, const u8* mask, typename F::Storage* result, i64 image,
+                       const Geometry& g, const Sharing& sharing, Parts<F>& parts) {
+  using T = typename F::Storage;
+  using W = typename F::Wide;
+  const i64 C = g.channels, area = g.rows * g.columns;
+  std::fill(result, result + g.height * g.width * C, T(0));
+  alignas(64) W sum[LANES];
+  for (i64 window = 0; window < area; ++window) {
+    const i64 top = window / g.columns * g.stride_y - g.padding_y;
+    const i64 left = window % g.columns * g.stride_x - g.padding_x;
+    for (i64 from = 0; from < C; from += LANES) {
+      const i64 n = std::min(LANES, C - from), at = window * C + from;
+      const u64 index = u64((image * C + from) * area + window);
+      parts.load(gradient + at, mask + at, g.windows(), n, index, u64(area), sharing);
+      for (i64 entry = 0; entry < g.entries(); ++entry) {
+        const i64 y = top + entry / g.kernel_x * g.dilation_y, x = left + entry % g.kernel_x * g.dilation_x;
+        if (y < 0 || y >= g.height || x < 0 || x >= g.width) continue;
+        T* to = result + (y * g.width + x) * C + from;
+        F::widen(to, sum, n);
+        const W* part = parts.of(entry);
+        for (i64 i = 0; i < n; ++i) sum[i] += part[i];
+        F::narrow(sum, to, n);
+      }
+    }
+  }
 }
 
 template <class F>
@@ -670,9 +798,14 @@ void forward(const void* x, void* out, u8* mask, const Geometry& g, int threads)
         forward_rows_2x2<F>(from, to, mask, row, std::min(row + step, rows), g);
     } else {
 #pragma omp for schedule(static)
-      for (i64 image = 0; image < g.images; ++image)
-        forward_image<F>(from + image * g.height * g.width, to + image * g.rows * g.columns,
-                         mask + image * g.rows * g.columns, g, ring);
+      for (i64 image = 0; image < g.images; ++image) {
+        const T* pixels = from + image * g.height * g.width * g.channels;
+        const i64 at = image * g.rows * g.columns * g.channels;
+        if (g.channels == 1)
+          forward_image<F>(pixels, to + at, mask + at, g, ring);
+        else
+          forward_together<F>(pixels, to + at, mask + at, g);
+      }
     }
   }
 }
@@ -683,23 +816,27 @@ void backward(const void* gradient, const u8* mask, void* result, const Geometry
   using T = typename F::Storage;
   const auto* from = static_cast<const T*>(gradient);
   auto* to = static_cast<T*>(result);
-  expect_large(result, g.images * g.height * g.width * i64(sizeof(T)));
+  expect_large(result, g.images * g.channels * g.height * g.width * i64(sizeof(T)));
   const bool small = g.is_2x2();
   const i64 rows = g.images * g.rows, step = rows_of_block(g);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    std::vector<typename F::Wide> scratch;
-    std::vector<typename F::WideBits> words;
-    std::vector<u8> bytes;
+    std::vector<typename F::Wide> ring;
+    Parts<F> parts(g.channels == 1 ? g.columns : LANES, g.planes());
     if (small) {
 #pragma omp for schedule(static)
       for (i64 row = 0; row < rows; row += step)
         backward_rows_2x2<F>(from, mask, to, row, std::min(row + step, rows), g, sharing);
     } else {
 #pragma omp for schedule(static)
-      for (i64 image = 0; image < g.images; ++image)
-        backward_image<F>(from + image * g.rows * g.columns, mask + image * g.rows * g.columns,
-                          to + image * g.height * g.width, image, g, sharing, scratch, words, bytes);
+      for (i64 image = 0; image < g.images; ++image) {
+        const i64 at = image * g.rows * g.columns * g.channels;
+        T* pixels = to + image * g.height * g.width * g.channels;
+        if (g.channels == 1)
+          backward_image<F>(from + at, mask + at, pixels, image, g, sharing, parts, ring);
+        else
+          backward_together<F>(from + at, mask + at, pixels, image, g, sharing, parts);
+      }
     }
   }
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian, Selection
 from tiebreak.numerics import kernels
-from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.geometry import PoolGeometry, memory_format_of
 
 
 def max_pool2d(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,8 @@ def _jacobian(beta: float, selection: str, seed: int) -> PoolJacobian:
 def _forward(
     x: Tensor, windows: Sequence[int], ceil_mode: bool, beta: float, selection: str, seed: int
 ) -> tuple[Tensor, Tensor]:
-    return kernels.forward(x, geometry=_geometry(windows, ceil_mode))
+    output, mask = kernels.forward(x, geometry=_geometry(windows, ceil_mode))
+    return output, mask.contiguous()
 
 
 @_forward.register_fake
@@ -80,7 +81,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     geometry = _geometry(windows, ceil_mode)
     shape = (*x.shape[:-2], *geometry.output_size((x.shape[-2], x.shape[-1])))
-    output = x.new_empty(shape).contiguous(memory_format=kernels.memory_format_of(x))
+    output = x.new_empty(shape).contiguous(memory_format=memory_format_of(x))
     return output, x.new_empty((geometry.num_planes, *shape), dtype=torch.uint8)
 
 
@@ -132,7 +133,7 @@ def _(vector: Tensor, mask: Tensor, *numbers: Any) -> Tensor:
 
 
 def _layout(x: Tensor) -> tuple[torch.Size, bool]:
-    return x.shape, kernels.memory_format_of(x) == torch.channels_last
+    return x.shape, memory_format_of(x) == torch.channels_last
 
 
 def _keep_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
