@@ -89,14 +89,15 @@ def published_gaps(
             model.zero_grad()
         losses = [functional.cross_entropy(model(images), labels) for model in models]
         torch.stack(losses).sum().backward()
-        reference = list(models[0].parameters())
-        gaps.append(
-            [
-                sum(
-                    (one.grad - other.grad).abs().max().item()  # pyright: ignore[reportOptionalOperand]
-                    for one, other in zip(reference, model.parameters(), strict=True)
-                )
-                for model in models[1:]
-            ]
-        )
+        gaps.append([_distance(models[0], model) for model in models[1:]])
     return gaps
+
+
+def _distance(first: nn.Module, second: nn.Module) -> float:
+    """Sum over parameters of the largest absolute difference of their gradients."""
+    total = 0.0
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        total += (one.grad - other.grad).abs().max().item()
+    return total

@@ -44,8 +44,8 @@ def test_installed_package_works_without_the_checkout(wheel: Path, tmp_path: Pat
         f"assert tiebreak.__file__.startswith({str(target)!r}), tiebreak.__file__\n"
         f"assert str(tiebreak.config.config_folder()).startswith({str(target)!r})\n"
         "from tiebreak.cli import main\n"
-        "sys.exit(main(['run', 'data=mnist5k', 'data.train_size=64', 'data.test_size=50', 'data.batch_size=32',"
-        " 'protocol.num_epochs=1']))"
+        "sys.exit(main(['run', 'data=mnist5k', 'data.train_size=64', 'data.test_size=50',"
+        " 'data.batch_size=32', 'protocol.num_epochs=1']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -246,7 +246,7 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
     found = [tensor.detach() for tensor in tensors]
     if not found:
         return True
-    norms = torch._foreach_norm(found, math.inf)
+    norms = torch._foreach_norm(found, math.inf)  # pyright: ignore[reportPrivateImportUsage]
     return all(bool(torch.stack(group).isfinite().all()) for group in _by_kind(norms))
 
 

@@ -20,8 +20,8 @@ class Provenance(TypedDict, total=False):
     """What a record says about its origin; plain JSON values.
 
     `commit` and `dirty` (whether the package's own files differ from the commit) are None where the package
-    is not run from a checkout; `source` is a digest of the package's files as they are. `device` is the kind, `device_name` the model: of the GPU, or of the CPU.
-    Times are UTC, ISO 8601, to the second.
+    is not run from a checkout; `source` is a digest of the package's files as they are. `device` is the
+    kind, `device_name` the model: of the GPU, or of the CPU. Times are UTC, ISO 8601, to the second.
     """
 
     commit: str | None

@@ -114,7 +114,8 @@ def _records(
         listed = ", ".join(f"{count} from {name}" for name, count in sorted(devices.items()))
         raise PoolingError(
             f"The records of {study.name} come from different devices: {listed}. Last bits differ between "
-            "them. Run the study on one device, or put them into one table with --pool-devices (pool_devices=True in Python)."
+            "them. Run the study on one device, or put them into one table with --pool-devices "
+            "(pool_devices=True in Python)."
         )
     return pairs
 
