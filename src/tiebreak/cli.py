@@ -9,12 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak.design.axes import UserError
-from tiebreak.records.durable import MACHINE, sentence
+from tiebreak.records.durable import MACHINE, TEMPORARY, explained, sentence
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tiebreak.records.store import RecordStore
 
 _STATE = Path(".tiebreak")
+_RESULTS = Path("results")
 _ERROR_FILE = _STATE / "error.txt"
 
 MISTAKE = 2
@@ -186,7 +188,7 @@ def _run_one(run: Run) -> int:
         from tiebreak.protocols import measure
         from tiebreak.records.session import Stopped
         from tiebreak.runner.checkpoint import CheckpointStore
-        from tiebreak.runner.session import Bench, run_trial
+        from tiebreak.runner.session import Bench, origin_of, run_trial
         from tiebreak.runner.worker import stop_on_signals
 
         with TrialProgressLine(make_console()).shown() as progress, stop_on_signals() as stop:
@@ -195,7 +197,7 @@ def _run_one(run: Run) -> int:
                 checkpoints=CheckpointStore(_checkpoints(store)),
                 measure=measure,
                 data_root=run.data_root,
-                provenance=_provenance,
+                provenance=partial(origin_of, kernel=_kernel_word()),
                 on_event=progress,
                 stop=stop.is_set,
                 refusals=(UserError,),
@@ -227,17 +229,11 @@ def _checkpoint_seconds() -> float:
         raise UserError(f"TIEBREAK_CHECKPOINT_SECONDS must be a number of seconds, got {text!r}.") from None
 
 
-def _provenance(trial):
+def _kernel_word() -> str:
+    """What a record's provenance says of the compiled CPU kernel."""
     from tiebreak.numerics.native import kernel_status
-    from tiebreak.records.provenance import collect
 
-    execution = trial.cell.execution
-    return collect(
-        str(execution.device),
-        num_threads=execution.num_threads,
-        deterministic=execution.deterministic,
-        kernel=str(kernel_status()),
-    )
+    return str(kernel_status())
 
 
 def _auto_device():
@@ -311,15 +307,19 @@ def _dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
 
 
 def _measured(plan: StudyRun, store: RecordStore):
-    """An estimator that knows what the recorded trials of the study took."""
+    """An estimator that knows what trials of the study took: here, or else in the default results folder."""
     from tiebreak.records.session import OutcomeKind
+    from tiebreak.records.store import RecordStore
     from tiebreak.runner.eta import Eta
 
     eta = Eta()
-    for trial in plan.study.trials:
-        record = store.read(trial)
-        if record is not None and record.outcome.kind is not OutcomeKind.FAILED:
-            eta.add(trial.cell, elapsed_seconds=record.elapsed_seconds)
+    for known in (store, RecordStore(_RESULTS)):
+        for trial in plan.study.trials:
+            record = known.read(trial)
+            if record is not None and record.outcome.kind is not OutcomeKind.FAILED:
+                eta.add(trial.cell, elapsed_seconds=record.elapsed_seconds)
+        if eta.trial_seconds(plan.study.trials[0].cell) is not None:
+            break
     return eta
 
 
@@ -358,7 +358,7 @@ def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool
         print(f"report: {page}")
     if summary.stopped:
         return INTERRUPTED
-    return FAULT if summary.outcomes.get(OutcomeKind.FAILED) or summary.left else 0
+    return FAULT if summary.outcomes.get(OutcomeKind.FAILED) else 0  # what others hold is theirs to end
 
 
 def _is_current(page: Path, store: RecordStore, study: Study) -> bool:
@@ -379,7 +379,9 @@ def _tabulate(parsed: argparse.Namespace) -> int:
 
     store = _store(parsed)
     folder = _tables(store, parsed.name)
-    tables = write_tables(store, store.read_study(parsed.name), folder, pool_devices=parsed.pool_devices)
+    study = store.read_study(parsed.name)
+    with explained(folder):
+        tables = write_tables(store, study, folder, pool_devices=parsed.pool_devices)
     print(f"{len(tables)} tables in {folder}")
     return 0
 
@@ -392,8 +394,10 @@ def _draw(parsed: argparse.Namespace) -> int:
         raise UserError(
             f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first."
         )
-    written = draw_figures(_tables(store, parsed.name), store.root / "figures" / parsed.name)
-    print(f"{len(written)} files in {store.root / 'figures' / parsed.name}")
+    folder = store.root / "figures" / parsed.name
+    with explained(folder):
+        written = draw_figures(_tables(store, parsed.name), folder)
+    print(f"{len(written)} files in {folder}")
     return 0
 
 
@@ -407,7 +411,14 @@ def _write_report(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
     from tiebreak.report.html import write_report
 
     study = store.read_study(name)
-    return write_report(store.root, study, store.root / "report.html", pool_devices=pool_devices)
+    page, unfinished = store.root / "report.html", store.root / f"{TEMPORARY}report-{os.getpid()}.html"
+    with explained(store.root):
+        try:
+            write_report(store.root, study, unfinished, pool_devices=pool_devices)
+            os.replace(unfinished, page)  # a page cut short by a full disk would pass for a finished one
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return page
 
 
 def _tables(store: RecordStore, name: str) -> Path:
@@ -458,17 +469,12 @@ def _kernel(parsed: argparse.Namespace) -> int:
 def _worker(words: Sequence[str]) -> int:
     from tiebreak.runner.worker import Job, main_loop
 
-    def kernel() -> str:
-        from tiebreak.numerics.native import kernel_status
-
-        return str(kernel_status())
-
     def measure(trial, session):
         from tiebreak.protocols import measure
 
         return measure(trial, session)
 
-    return main_loop(Job.from_arguments(words), measure=measure, refusals=(UserError,), kernel=kernel)
+    return main_loop(Job.from_arguments(words), measure=measure, refusals=(UserError,), kernel=_kernel_word)
 
 
 if __name__ == "__main__":

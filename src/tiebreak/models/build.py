@@ -82,8 +82,3 @@ def _describe(arch: Arch, *, num_classes: int, in_channels: int, parts: Parts) -
             return DenseNet121(
                 published=published, num_classes=num_classes, in_channels=in_channels, parts=parts
             )
-
-
-def _at_least(value: int, least: int, *, key: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DesignError(f"{key} of a network must be a whole number, {least} or more, got {value!r}.")

@@ -14,7 +14,7 @@ from typing import Any
 from tiebreak.design.axes import UserError
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
-from tiebreak.records.provenance import SETTLED, collect, utc_now
+from tiebreak.records.provenance import SETTLED, Origin, collect, utc_now
 from tiebreak.records.record import Record, row_to_json
 from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, Row, Session, Stopped
 from tiebreak.records.store import AlreadyRecorded, RecordStore
@@ -26,11 +26,21 @@ Measure = Callable[[Trial, Session], Outcome]
 _PROGRESS_SECONDS = 0.2
 
 
-def origin_of(trial: Trial) -> Mapping[str, Any]:
-    """The provenance of a trial that this process measures, without a word on the compiled kernel."""
+def origin_of(trial: Trial, *, origin: Origin | None = None, kernel: str = "") -> Mapping[str, Any]:
+    """The provenance of a trial that this process measures.
+
+    Args:
+        trial: whose.
+        origin: the process's origin, kept between calls to look things up once.
+        kernel: a word on the compiled kernel.
+    """
     execution = trial.cell.execution
     return collect(
-        str(execution.device), num_threads=execution.num_threads, deterministic=execution.deterministic
+        str(execution.device),
+        origin=origin,
+        num_threads=execution.num_threads,
+        deterministic=execution.deterministic,
+        kernel=kernel,
     )
 
 

@@ -21,14 +21,14 @@ from typing import Any, TextIO
 from tiebreak.design.axes import UserError
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
-from tiebreak.records.provenance import Origin, collect
+from tiebreak.records.provenance import Origin
 from tiebreak.records.session import Stopped
 from tiebreak.records.store import RecordStore
 from tiebreak.runner.checkpoint import CheckpointStore
 from tiebreak.runner.claim import LEASE_SECONDS, Claimed
 from tiebreak.runner.events import Event, Note, Refusal, to_line
 from tiebreak.runner.manifest import read_manifest
-from tiebreak.runner.session import Bench, Measure, run_trial
+from tiebreak.runner.session import Bench, Measure, origin_of, run_trial
 
 DONE = 0
 REFUSED = 2
@@ -102,8 +102,8 @@ def main_loop(
 ) -> int:
     """Work through a manifest until every trial is done or held by another live process.
 
-    SIGINT or SIGTERM: the running trial checkpoints at its next step and the worker ends; a second signal
-    ends it at once. Whatever is printed meanwhile goes to standard error, so that the events stay readable.
+    SIGINT or SIGTERM: the running trial checkpoints after its step or draw and the worker ends; a second
+    signal ends it at once. What is printed meanwhile goes to standard error: the events stay readable.
 
     Args:
         job: which trials, and where things are.
@@ -118,14 +118,7 @@ def main_loop(
     origin, kernel = Origin(), cache(kernel)
 
     def provenance(trial: Trial) -> Mapping[str, Any]:
-        execution = trial.cell.execution
-        return collect(
-            str(execution.device),
-            origin=origin,
-            num_threads=execution.num_threads,
-            deterministic=execution.deterministic,
-            kernel=kernel(),
-        )
+        return origin_of(trial, origin=origin, kernel=kernel())
 
     with stop_on_signals() as stop:
         wire = _Wire(stream or sys.stdout, stop)
