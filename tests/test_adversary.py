@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -157,7 +158,7 @@ def test_a_dry_run_leaves_a_damaged_record_alone(here, capfd, caplog) -> None:
     capfd.readouterr()
     assert main(["study", "smoke", "--dry-run"]) == 0
     assert "8 trials, 0 done, 8 left" in capfd.readouterr().out
-    assert [f"{record.name} is damaged" in line for line in caplog.messages] == [True]
+    assert sum(f"{record.name} is damaged" in line for line in caplog.messages) == 1
     assert sorted(here.rglob("*")) == before
 
 
@@ -224,3 +225,22 @@ def test_the_page_is_the_one_of_the_study_asked_for(here) -> None:
 def test_the_page_carries_its_study_in_its_title() -> None:
     template = files("tiebreak.report") / "templates" / "report.html.j2"
     assert "<title>{{ study.name }} · " in template.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_last_one(here, monkeypatch, capfd) -> None:
+    from tiebreak.config import compose_study
+    from tiebreak.design.axes import Device
+    from tiebreak.records.store import RecordStore
+
+    def fills_the_disk(root: Path, study: object, out: Path, **_: object) -> None:
+        out.write_text("half a pa")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    RecordStore(here / "results").write_study(compose_study("smoke", device=lambda: Device.CPU).study)
+    monkeypatch.setattr("tiebreak.report.html.write_report", fills_the_disk)
+    page = here / "results" / "report.html"
+    page.write_text("the last page")
+    assert main(["report", "smoke"]) == 2
+    assert "no space left to write results" in capfd.readouterr().err
+    assert page.read_text() == "the last page"
+    assert {path.name for path in page.parent.iterdir()} == {"report.html", "studies"}

@@ -313,7 +313,8 @@ def _measured(plan: StudyRun, store: RecordStore):
     from tiebreak.runner.eta import Eta
 
     eta = Eta()
-    for known in (store, RecordStore(_RESULTS)):
+    reference = [] if store.root == _RESULTS else [RecordStore(_RESULTS, only_looks=True)]
+    for known in (store, *reference):
         for trial in plan.study.trials:
             record = known.read(trial)
             if record is not None and record.outcome.kind is not OutcomeKind.FAILED:

@@ -11,6 +11,7 @@ from tiebreak.design import axes
 from tiebreak.design.axes import DesignError, PoolJacobian, Precision
 from tiebreak.design.cell import (
     MEASURES,
+    MOST_PIXELS,
     MOST_THREADS,
     PAIRED,
     SCHEMA,
@@ -113,7 +114,7 @@ def data(draw):
         train_size=draw(sizes),
         test_size=draw(sizes),
         held_out=draw(counts),
-        image_size=draw(sizes) if name in ("imagenet", "image_folder") else 0,
+        image_size=draw(st.integers(0, MOST_PIXELS)) if name in ("imagenet", "image_folder") else 0,
         folder=draw(st.text(min_size=1)) if name == "image_folder" else "",
     )
 
@@ -376,6 +377,10 @@ REFUSED = {
     "split unknown": (
         lambda: Data(name="svhn", train_split="x"),
         ["data.train_split", "train, extra", "'x'"],
+    ),
+    "image too large": (
+        lambda: Data(name="imagenet", image_size=10**5),
+        ["data.image_size", "4096 or less", "got 100000"],
     ),
     "image size": (lambda: Data(name="mnist", image_size=32), ["data.image_size", "imagenet", "mnist", "32"]),
     "folder missing": (lambda: Data(name="image_folder"), ["data.folder", "image_folder", "got ''"]),

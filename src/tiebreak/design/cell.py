@@ -70,6 +70,10 @@ class Network(_Checked):
             )
 
 
+MOST_PIXELS = 4096
+"""A longer side is a typing error, and one that fills the memory before anything can be said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(_Checked):
     """A data set as it is fed: batches, augmentation, noise, subset.
@@ -114,6 +118,8 @@ class Data(_Checked):
                 f"data.train_split of {self.name} must be one of {', '.join(allowed)}, "
                 f"got {self.train_split!r}."
             )
+        if self.image_size > MOST_PIXELS:
+            raise DesignError(f"data.image_size must be {MOST_PIXELS} or less, got {self.image_size}.")
         if self.name not in (DataName.IMAGENET, DataName.IMAGE_FOLDER) and self.image_size:
             raise DesignError(
                 f"data.image_size is for imagenet and image_folder, got {self.image_size} with {self.name}. "

@@ -272,7 +272,7 @@ class RecordStore:
         if self._only_looks:
             if path not in self._told:
                 self._told.add(path)
-                self._notice(f"The record {path} is damaged: {damage}. A run sets it aside and measures again.")
+                self._notice(f"The record {path} is damaged: {damage}. A run sets it aside and begins anew.")
             return
         with explained(path):
             number = 1
