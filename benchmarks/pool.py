@@ -176,7 +176,6 @@ def without_kernels() -> AbstractContextManager[object]:
 
 def main() -> None:
     parser = ratios.arguments(__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     repeats, device = options.repeats, options.device

@@ -31,7 +31,7 @@ using i16 = std::int16_t;
 using u16 = std::uint16_t;
 using u8 = std::uint8_t;
 
-constexpr i64 BLOCK = 512;  // windows whose temporaries stay in the first-level cache
+constexpr i64 BLOCK = 128;  // windows whose temporaries stay in the first-level cache
 constexpr i64 LANES = 32;   // temporaries are as long as a multiple of this, so that no loop has a remainder
 
 constexpr i64 padded(i64 n) { return (n + LANES - 1) / LANES * LANES; }
@@ -586,7 +586,8 @@ void backward_rows_2x2(const typename F::Storage* gradient, const u8* mask, type
   using W = typename F::Wide;
   using U = typename F::Bits;
   alignas(64) u8 selected[BLOCK] = {};
-  alignas(64) W wide[BLOCK] = {}, number[BLOCK], wide_own[BLOCK], wide_other[BLOCK];
+  alignas(64) W wide[BLOCK] = {}, number[BLOCK];
+  [[maybe_unused]] alignas(64) W wide_own[BLOCK], wide_other[BLOCK];
   alignas(64) T own[BLOCK] = {}, other[BLOCK] = {};
   alignas(64) U e[4][BLOCK];
   for (i64 column = 0; column < g.columns; column += BLOCK) {
@@ -595,9 +596,13 @@ void backward_rows_2x2(const typename F::Storage* gradient, const u8* mask, type
     if (sharing.rule == BETA) {
       F::widen(gradient + at, wide, all);
       for_lanes(all, [&](i64 i) { number[i] = W(std::int32_t(num_bits(selected[i]))); });
-      share<F>(wide, number, wide_own, wide_other, all, sharing.beta);
-      F::narrow(wide_own, own, padded(all));
-      F::narrow(wide_other, other, padded(all));
+      if constexpr (std::is_same_v<T, W>) {
+        share<F>(wide, number, own, other, all, sharing.beta);
+      } else {
+        share<F>(wide, number, wide_own, wide_other, all, sharing.beta);
+        F::narrow(wide_own, own, padded(all));
+        F::narrow(wide_other, other, padded(all));
+      }
       for_lanes(all, [&](i64 i) {
         U a, b;
         std::memcpy(&a, own + i, sizeof a);
@@ -686,10 +691,11 @@ struct Parts {
       return;
     }
     share<F>(wide.data(), number.data(), own.data(), other.data(), many, sharing.beta);
-    for (W* shares : {own.data(), other.data()}) {
-      F::narrow(shares, narrow.data(), many);
-      F::widen(narrow.data(), shares, many);
-    }
+    if constexpr (!std::is_same_v<T, W>)
+      for (W* shares : {own.data(), other.data()}) {
+        F::narrow(shares, narrow.data(), many);
+        F::widen(narrow.data(), shares, many);
+      }
   }
 
   const W* of(i64 entry) {
