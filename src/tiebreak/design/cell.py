@@ -89,7 +89,8 @@ class Data(_Checked):
         held_out: images taken from the end of the shuffled training split to validate on *instead of* the
             test split; 0 to test on the test split.
         image_size: side of the square crop for image folders and ImageNet; 0 for the data set's own.
-        folder: name of the folder under the data root; of `image_folder` only.
+        folder: name of the folder under the data root; of `image_folder` only. It stands for the images:
+            other images need another name.
     """
 
     _prefix: ClassVar[str] = "data."

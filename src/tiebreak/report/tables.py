@@ -18,6 +18,7 @@ import pandas as pd
 
 from tiebreak.design.axes import Precision
 from tiebreak.design.study import Study
+from tiebreak.records import durable
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, rows_frame, trials_frame
@@ -289,12 +290,12 @@ def write_tables(
     for stale in set(read_index(folder)) - set(tables):
         (folder / f"{stale}.csv").unlink(missing_ok=True)
     for name, table in tables.items():
-        (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+        durable.replace(folder / f"{name}.csv", to_csv(table).encode())
     if command is None:
         flag = " --pool-devices" if pool_devices else ""
         command = f"tiebreak tabulate {arguments(study.name, store.root)}{flag}"
     entries = table_index(tables, frames, study=study.name, command=command)
-    (folder / INDEX).write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    durable.replace(folder / INDEX, (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode())
     return tables
 
 
