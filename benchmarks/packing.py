@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     pairs = []
-    for _ in range(max(1, options.repeats // 3)):
+    for _ in range(max(1, options.repeats // 5)):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             pairs.append(packed(folder, workers=options.workers) / serial(folder, count=8))
