@@ -104,9 +104,7 @@ class StudyProgress:
             self._progress.remove_task(task)
 
     def _note(self) -> str:
-        seconds = self._eta.seconds_left(
-            self._left.values(), workers=self._workers, shares_done=self._shares
-        )
+        seconds = self._eta.seconds_left(self._left.values(), workers=self._workers, shares_done=self._shares)
         left = f"about {duration(seconds)} left" if seconds is not None else "time left unknown"
         counts = [f"{count} {kind}" for kind, count in sorted(self._outcomes.items())]
         return "; ".join([left, *counts])

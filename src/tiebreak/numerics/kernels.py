@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 def forward(x: Tensor, *, geometry: PoolGeometry) -> tuple[Tensor, Tensor]:
     """The maximum of each window, in the memory format of x, and the mask of its tied entries."""
+    x = _in_memory(x)
     output, mask = _kernel(x, geometry).forward(x, geometry=geometry)
     return _formatted(output, memory_format_of(x)), mask
 
@@ -39,6 +40,7 @@ def scatter(
     jacobian: PoolJacobian,
 ) -> Tensor:
     """The transposed Jacobian applied to the gradient of the output, of `size` in `memory_format`."""
+    gradient = _in_memory(gradient)
     kernel = _kernel(gradient, geometry)
     if isinstance(kernel, CompiledPool):
         return kernel.scatter(
@@ -50,7 +52,7 @@ def scatter(
 
 def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian) -> Tensor:
     """The Jacobian applied forward."""
-    return pool_torch.gather(vector, mask, geometry=geometry, jacobian=jacobian)
+    return pool_torch.gather(_in_memory(vector), mask, geometry=geometry, jacobian=jacobian)
 
 
 def live_ties(output: Tensor, mask: Tensor) -> int | None:
@@ -59,6 +61,14 @@ def live_ties(output: Tensor, mask: Tensor) -> int | None:
     alike = dense and output.device.type == "cpu" and mask[0].stride() == output.stride()
     kernel = compiled_pool() if alike else None
     return kernel.live_ties(output, mask) if kernel is not None else None
+
+
+def _in_memory(x: Tensor) -> Tensor:
+    """x with its numbers in memory: PyTorch keeps some negations and the zeros of automatic differentiation
+    as a mark on the tensor, and whoever reads by address or by words would miss it."""
+    if x._is_zerotensor():
+        return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+    return x.resolve_neg()
 
 
 def _formatted(x: Tensor, memory_format: torch.memory_format) -> Tensor:

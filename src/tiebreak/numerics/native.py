@@ -245,6 +245,8 @@ def _numbers(
 ) -> bytes:
     """The fields of the kernel's `Geometry`, in its order."""
     together = size[1] if memory_format == torch.channels_last else 1
+    # A longer step leaves the image as this one does, and the kernel's buffers grow with the steps.
+    longest = [size[axis] + 2 * geometry.padding[axis] for axis in (-2, -1)]
     return struct.pack(
         "14q",
         math.prod(size[:-2]) // together,
@@ -254,9 +256,9 @@ def _numbers(
         output[-2],
         output[-1],
         *geometry.kernel,
-        *geometry.stride,
+        *map(min, geometry.stride, longest),
         *geometry.padding,
-        *geometry.dilation,
+        *map(min, geometry.dilation, longest),
     )
 
 

@@ -78,5 +78,7 @@ class _WindowNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         windows, norm = ctx.saved_tensors
         norm = norm[..., None, None]
-        direction = torch.where(norm == 0, ctx.gradient_at_zero, windows / norm)
+        # The quotient is not 0 / 0 where it is left out, or its own derivative would be NaN there.
+        quotient = windows / torch.where(norm == 0, 1.0, norm)
+        direction = torch.where(norm == 0, ctx.gradient_at_zero, quotient)
         return direction * gradient[..., None, None], None

@@ -70,8 +70,6 @@ class _MaxPool(torch.autograd.Function):
         layout, rule = (ctx.size, ctx.memory_format), _rule(ctx.jacobian)
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return _Scatter.apply(gradient, mask, layout, ctx.geometry, rule), None, None
-        if is_legacy_batchedtensor(gradient):  # several gradients at once, by torch.autograd.grad
-            return pool_ops.scatter(gradient, mask, *layout, geometry=ctx.geometry, jacobian=rule), None, None
         return _scatter(gradient, mask, layout, ctx.geometry, rule), None, None
 
     @staticmethod
@@ -105,6 +103,8 @@ def _scatter(
     gradient: Tensor, mask: Tensor, layout: Any, geometry: PoolGeometry, rule: PoolJacobian
 ) -> Tensor:
     size, order = layout
+    if is_legacy_batchedtensor(gradient):  # several gradients at once, by torch.autograd.grad
+        return pool_ops.scatter(gradient, mask, size, order, geometry=geometry, jacobian=rule)
     return kernels.scatter(gradient, mask, size=size, memory_format=order, geometry=geometry, jacobian=rule)
 
 
@@ -154,6 +154,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(vector: Tensor, mask: Tensor, geometry: PoolGeometry, rule: PoolJacobian) -> Tensor:
+        if is_legacy_batchedtensor(vector):
+            return pool_ops.gather(vector, mask, geometry=geometry, jacobian=rule)
         return kernels.gather(vector, mask, geometry=geometry, jacobian=rule)
 
     @staticmethod

@@ -53,6 +53,18 @@ def scatter(
     return torch.ops.tiebreak.max_pool2d_scatter(gradient, mask, size, channels_last, *numbers)
 
 
+def gather(vector: Tensor, mask: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian) -> Tensor:
+    """The Jacobian applied forward, as an operator.
+
+    Args:
+        vector: in the space of the input.
+        mask: from `max_pool2d`.
+        geometry: the windows.
+        jacobian: the rule at ties.
+    """
+    return torch.ops.tiebreak.max_pool2d_gather(vector, mask, *_flat(geometry, jacobian))
+
+
 def _flat(geometry: PoolGeometry, jacobian: PoolJacobian) -> tuple[Any, ...]:
     windows = [*geometry.kernel, *geometry.stride, *geometry.padding, *geometry.dilation]
     return windows, geometry.ceil_mode, jacobian.beta, str(jacobian.selection), jacobian.seed
