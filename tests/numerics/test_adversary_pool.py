@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 from tiebreak.design.axes import MINIMAL, PoolJacobian
+from tiebreak.numerics import native
 from tiebreak.numerics.normpool import norm_pool2d
 from tiebreak.numerics.pooling import max_pool2d
-
 
 _FORWARD_MODE = pytest.mark.filterwarnings(  # PyTorch scripts its decompositions at the first such call
     "ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning"
@@ -97,3 +97,10 @@ def test_second_derivative_of_a_norm_is_zero_where_the_gradient_was_chosen() -> 
     assert torch.equal(gradient, torch.full_like(x, 0.5))
     (second,) = torch.autograd.grad((gradient**2).sum(), x)
     assert torch.equal(second, torch.zeros_like(x))
+
+
+def test_a_compiler_that_cannot_be_read_is_no_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TIEBREAK_CACHE", str(tmp_path))
+    monkeypatch.delenv("TIEBREAK_KERNEL", raising=False)
+    monkeypatch.setenv("CXX", "'c++")
+    assert native._load.__wrapped__()[0] is None

@@ -158,7 +158,7 @@ def is_switched_off() -> bool:
 def _load() -> tuple[CompiledPool | None, KernelStatus]:
     try:
         library, maker = _built()
-    except (_NoKernelError, OSError, subprocess.SubprocessError) as error:
+    except (_NoKernelError, OSError, ValueError, subprocess.SubprocessError) as error:
         reason = str(error)
         _log.warning("The compiled pool kernel is not used; PyTorch's operations are. %s", reason)
         return None, KernelStatus(False, reason)
@@ -183,7 +183,7 @@ class _NoKernelError(Exception):
 def _built() -> tuple[ctypes.CDLL, str]:
     if is_switched_off():
         raise _NoKernelError("TIEBREAK_KERNEL is off.")
-    wanted = os.environ.get("CXX")
+    wanted = os.environ.get("CXX", "").strip()
     choices = [shlex.split(wanted)] if wanted else [["c++"], ["g++"], ["clang++"]]
     compiler = next((words for words in choices if shutil.which(words[0])), None)
     if compiler is None:
