@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 _FORMATS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _RULES = {Selection.LAST: 1, Selection.RANDOM: 2, Selection.ALL_ONES: 3, Selection.BETA: 4}
 _FIRST = 0
+_SEAL_BYTES = hashlib.sha256().digest_size
 _PARALLEL_FROM = 1 << 15  # pixels; below, waking threads costs more than it saves
 
 
@@ -195,7 +196,7 @@ def _built() -> tuple[ctypes.CDLL, str]:
     folder = _cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / name).exists():
+        if not _is_sealed(folder / name):
             _compile(compiler, source, folder / name)
         return ctypes.CDLL(str(folder / name)), maker
     except OSError:  # an unwritable cache, or a file there that is no library
@@ -212,7 +213,21 @@ def _compile(compiler: list[str], source: Path, target: Path) -> None:
             _output_of([*compiler, *FLAGS, "-fopenmp", "-o", str(built), str(source)])
         except _NoKernelError:  # a compiler without OpenMP: the same code on one thread
             _output_of([*compiler, *FLAGS, "-o", str(built), str(source)])
+        content = built.read_bytes()
+        with built.open("ab") as file:  # a loader does not look beyond its last section
+            file.write(hashlib.sha256(content).digest())
+            file.flush()
+            os.fsync(file.fileno())
         built.replace(target)
+
+
+def _is_sealed(library: Path) -> bool:
+    """Whether a library ends with the sum of its content: loading half of one would kill the process."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return content[-_SEAL_BYTES:] == hashlib.sha256(content[:-_SEAL_BYTES]).digest()
 
 
 def _output_of(command: list[str]) -> str:
