@@ -78,6 +78,9 @@ def paper_style() -> Iterator[None]:
 def new_figure(*, width: float, height: float) -> Figure:
     """An empty figure on the Agg canvas, unknown to pyplot. Sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0.01, 0.0, 0.98, 1.0))  # room at both sides for the counts
     FigureCanvasAgg(figure)
     return figure
 
