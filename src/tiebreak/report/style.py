@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A00")
 """Colours that remain apart with each kind of colour blindness; the yellow, too light for lines, darkened.
@@ -77,10 +78,9 @@ def paper_style() -> Iterator[None]:
 
 def new_figure(*, width: float, height: float) -> Figure:
     """An empty figure on the Agg canvas, unknown to pyplot. Sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0.01, 0.0, 0.98, 1.0))  # room at both sides for the counts
+    # The words before the counts above a panel end at the edge: leave them room at both sides.
+    engine = ConstrainedLayoutEngine(rect=(0.01, 0.0, 0.98, 1.0))
+    figure = Figure(figsize=(width, height), layout=engine)
     FigureCanvasAgg(figure)
     return figure
 
