@@ -69,7 +69,7 @@ def main() -> None:
             folder = Path(name)
             pairs.append(packed(folder, workers=options.workers) / serial(folder, count=8))
     line = ratios.row(
-        f"{NUM_TRIALS} LeNet-5 trials packed on {options.workers} cores",
+        f"{NUM_TRIALS} LeNet-5 trials of 8 steps packed on {options.workers} cores",
         pairs,
         baseline="serial processes (8 of them, scaled)",
         target=0.6,
