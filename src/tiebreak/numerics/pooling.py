@@ -14,7 +14,7 @@ from torch.nn import functional
 from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
 from tiebreak.numerics import kernels, pool_autograd
 from tiebreak.numerics.geometry import PoolGeometry, Size
-from tiebreak.numerics.switch import JacobianSwitch, PoolEvent
+from tiebreak.numerics.switch import JacobianSwitch, PoolEvent, observer
 
 __all__ = ["JacobianSwitch", "MaxPool2d", "PoolEvent", "max_pool2d", "pool"]
 
@@ -91,10 +91,15 @@ def pool(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian | Jacobian
         output, mask = _blended(x, geometry, rule.beta), None
     else:
         output, mask = pool_autograd.exact(x, geometry=geometry, jacobian=jacobian)
-    if events is not None:
+    watching = observer()
+    if events is not None or watching is not None:
         if mask is None:
             mask = kernels.forward(x.detach(), geometry=geometry)[1]
-        events.append(PoolEvent(x, output, mask, geometry))
+        event = PoolEvent(x, output, mask, geometry)
+        if events is not None:
+            events.append(event)
+        if watching is not None:
+            watching(event)
     return output
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -55,3 +58,25 @@ class JacobianSwitch:
 
     jacobian: PoolJacobian = NATIVE
     events: list[PoolEvent] | None = field(default=None)
+
+
+_observer: ContextVar[Callable[[PoolEvent], None] | None] = ContextVar("observer of pools", default=None)
+
+
+@contextmanager
+def observed(observer: Callable[[PoolEvent], None]) -> Iterator[None]:
+    """Call `observer` with the event of each eager forward pass of any pool, switch or none.
+
+    Args:
+        observer: called in the order of the passes, in the thread that entered the context only.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def observer() -> Callable[[PoolEvent], None] | None:
+    """Who wants to hear of pools in this context."""
+    return _observer.get()
