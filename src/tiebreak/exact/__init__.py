@@ -1,0 +1,1 @@
+"""Truth over the reals: what a network and its derivative are at this very point, decided exactly."""
