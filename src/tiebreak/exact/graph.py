@@ -15,7 +15,7 @@ from tiebreak.design.axes import UserError
 from tiebreak.numerics.geometry import PoolGeometry
 
 
-class NotCertifiable(UserError):
+class NotCertifiableError(UserError):
     """A network, or a point of it, about which nothing can be proved; the message says why and where."""
 
 

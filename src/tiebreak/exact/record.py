@@ -32,7 +32,7 @@ from tiebreak.exact.graph import (
     Linear,
     MaxPool2d,
     Node,
-    NotCertifiable,
+    NotCertifiableError,
     Operation,
     Parameter,
     ReLU,
@@ -60,13 +60,13 @@ def record(
         The graph, its tensors on the module's device, and the network's output as the program computed it.
 
     Raises:
-        NotCertifiable: an operation, option or derivative that is not on the list, with its place.
+        NotCertifiableError: an operation, option or derivative that is not on the list, with its place.
         UserError: a batch that is not a floating-point tensor with one image or more.
     """
     if not isinstance(batch, Tensor) or not batch.is_floating_point() or batch.dim() < 2 or 0 in batch.shape:
         got = f"{tuple(batch.shape)} of {batch.dtype}" if isinstance(batch, Tensor) else repr(type(batch))
         raise UserError(
-            f"a batch to certify must be a floating-point tensor (N, ...) with at least one number, got {got}."
+            f"a batch to certify must be a floating-point tensor (N, ...) with a number in it, got {got}."
         )
     recorder = _Recorder(model, batch)
     with ExitStack() as stack:
@@ -141,14 +141,19 @@ class _Recorder(TorchDispatchMode):
     def _note(self, func: Any, args: tuple, kwargs: dict, result: Tensor, *, first: bool) -> None:
         if _is_in_place(func):
             self._forget_aliases(result, func)
+        unknown = [self.known.get(id(tensor)) for tensor in _tensors((args, kwargs)) if tensor is not result]
+        first_unknown = next((item for item in unknown if isinstance(item, _Unknown)), None)
+        if first_unknown is not None:
+            self._know(result, first_unknown)
+            return
         what: _Traced | _Weight | _Unknown
         try:
             what = self._read(func, args, kwargs, result) if first else _Unknown(f"a side result of {func}")
-        except _Refused as refused:
+        except _RefusedError as refused:
             what = self._unknown(refused)
         self._know(result, what)
 
-    def _unknown(self, refused: _Refused) -> _Unknown:
+    def _unknown(self, refused: _RefusedError) -> _Unknown:
         """With the place where it went wrong first."""
         return _Unknown(str(refused) if refused.placed else f"{refused} ({self.places.here()})")
 
@@ -168,14 +173,14 @@ class _Recorder(TorchDispatchMode):
         call = _Call(self, func, given, result)
         reader = _READERS.get(func)
         if reader is None:
-            raise _Refused(f"{func} is not an operation that can be certified")
+            raise _RefusedError(f"{func} is not an operation that can be certified")
         return reader(call)
 
     def add(self, operation: Operation, inputs: tuple[int, ...], result: Tensor) -> _Traced:
         """A new node; a result that is not finite is noted."""
         shape = tuple(result.shape)
         if not shape or shape[0] != self.batch.shape[0]:
-            raise _Refused(
+            raise _RefusedError(
                 f"a result of shape {shape} mixes the images of a batch of {self.batch.shape[0]}, and only "
                 "operations on each image apart can be certified"
             )
@@ -198,18 +203,18 @@ class _Recorder(TorchDispatchMode):
             )
         try:
             return self.add(MaxPool2d(event.geometry, event.mask.clone()), (known.node,), event.output)
-        except _Refused as refused:
+        except _RefusedError as refused:
             return self._unknown(refused)
 
     def graph(self, output: Any) -> Graph:
         """The nodes that the output depends on."""
         if not isinstance(output, Tensor) or output.dim() != 2:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise NotCertifiable(f"the network must return one tensor (N, classes), got {got}.")
+            raise NotCertifiableError(f"the network must return one tensor (N, classes), got {got}.")
         known = self.known.get(id(output))
         if not isinstance(known, _Traced):
             reason = known.reason if isinstance(known, _Unknown) else "it does not come from the batch"
-            raise NotCertifiable(f"not certifiable, because {reason}.")
+            raise NotCertifiableError(f"not certifiable, because {reason}.")
         self._compare_derivatives(output)
         return _pruned(
             Graph(
@@ -238,14 +243,14 @@ class _Recorder(TorchDispatchMode):
                 stack.append(jump[node].grad_fn)
                 continue
             if node.name().rstrip("0123456789") not in _DERIVATIVES:
-                raise NotCertifiable(
+                raise NotCertifiableError(
                     f"not certifiable, because the derivative {node.name()} is not one of PyTorch's own for "
                     "the operations that can be certified."
                 )
             stack.extend(following for following, _ in node.next_functions)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Why an operation cannot be certified."""
 
     def __init__(self, reason: str, *, placed: bool = False) -> None:
@@ -271,8 +276,8 @@ class _Call:
         if isinstance(known, _Traced):
             return known.node
         if isinstance(known, _Unknown):
-            raise _Refused(known.reason, placed=True)
-        raise _Refused(f"{self.func} takes a tensor that does not come from the batch")
+            raise _RefusedError(known.reason, placed=True)
+        raise _RefusedError(f"{self.func} takes a tensor that does not come from the batch")
 
     def nodes(self, tensors: Any) -> tuple[int, ...]:
         """The nodes of several tensors."""
@@ -286,16 +291,16 @@ class _Call:
         known = self.recorder.known.get(id(tensor))
         if known is None:
             if tensor.requires_grad:
-                raise _Refused(f"{self.func} takes a tensor that is computed, not a parameter")
+                raise _RefusedError(f"{self.func} takes a tensor that is computed, not a parameter")
             known = _Weight(tensor)
         if isinstance(known, _Unknown):
-            raise _Refused(known.reason, placed=True)
+            raise _RefusedError(known.reason, placed=True)
         if isinstance(known, _Traced):
-            raise _Refused(f"{self.func} takes a {name} that is made of the batch")
+            raise _RefusedError(f"{self.func} takes a {name} that is made of the batch")
         root = known.tensor.detach()
         if known.transposed != transposed:
             if known.tensor.requires_grad:
-                raise _Refused(f"{self.func} takes a transposed {name}")
+                raise _RefusedError(f"{self.func} takes a transposed {name}")
             root = root.t()
         name_of = self.recorder.names.get(id(known.tensor)) if known.tensor.requires_grad else None
         return Parameter(root.double().clone(), name_of)
@@ -303,7 +308,7 @@ class _Call:
     def must(self, condition: bool, what: str) -> None:
         """Refuse an option that has no exact meaning here."""
         if not condition:
-            raise _Refused(f"{self.func} with {what} is not an operation that can be certified")
+            raise _RefusedError(f"{self.func} with {what} is not an operation that can be certified")
 
     def add(self, operation: Operation, *inputs: int) -> _Traced:
         """Note the node."""
@@ -343,7 +348,7 @@ def _convolution(call: _Call) -> _Traced:
 def _transpose(call: _Call) -> _Weight:
     known = call.recorder.known.get(id(call.given["self"]))
     if not isinstance(known, _Weight) or known.transposed:
-        raise _Refused(f"{call.func} of a tensor that is not a parameter")
+        raise _RefusedError(f"{call.func} of a tensor that is not a parameter")
     return _Weight(known.tensor, transposed=True)
 
 

@@ -1,0 +1,58 @@
+"""A rule at ties as exact numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tiebreak.design.axes import PoolJacobian, Selection
+from tiebreak.exact.graph import NotCertifiableError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What each of the n tied entries of a window gets of the gradient that comes in.
+
+    `beta`: each gets beta / n and the first 1 - beta on top. `last`: the last gets all. `all_ones`: each
+    gets all. A window without a tie passes everything to its maximum under every rule.
+
+    Attributes:
+        beta: any rational; 0 with other selections.
+        selection: `beta`, `last` or `all_ones`.
+    """
+
+    beta: Fraction
+    selection: Selection = Selection.BETA
+
+    @classmethod
+    def of(cls, jacobian: PoolJacobian | Fraction) -> Rule:
+        """The rule of a Jacobian, whose beta is the rational number that the float is; or of any rational beta.
+
+        Both forward arms have the same value and the same derivative over the reals.
+
+        Raises:
+            NotCertifiableError: the `random` selection, which is a rule of the program and not of the reals.
+        """
+        if isinstance(jacobian, Fraction):
+            return cls(jacobian)
+        if jacobian.selection is Selection.RANDOM:
+            raise NotCertifiableError(
+                "not certifiable, because selection=random draws anew wherever rounding moves a tie. "
+                "Use beta, last or all_ones."
+            )
+        return cls(Fraction(jacobian.beta), jacobian.selection)
+
+    def shares(self, num_tied: int) -> tuple[Fraction, Fraction, Fraction]:
+        """Shares of the first, of each middle and of the last tied entry of a window with `num_tied` maxima.
+
+        Args:
+            num_tied: 1 or more; with 1 the first entry is the only one and gets 1.
+        """
+        if num_tied == 1:
+            return Fraction(1), Fraction(0), Fraction(1)
+        if self.selection is Selection.LAST:
+            return Fraction(0), Fraction(0), Fraction(1)
+        if self.selection is Selection.ALL_ONES:
+            return Fraction(1), Fraction(1), Fraction(1)
+        each = self.beta / num_tied
+        return 1 - self.beta + each, each, each
