@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tiebreak.cli import main
+from tiebreak.cli import MISTAKE, main
+from tiebreak.config import config_folder
 
 SMALL = [
     "data=mnist5k",
@@ -214,3 +216,25 @@ def test_an_unwritable_results_folder_is_a_sentence(here) -> None:
     assert done.returncode == 2, done.stderr
     assert "results" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_migrate_says_how_many_records_it_moved(here, capsys) -> None:
+    assert main(["migrate"]) == 0
+    assert capsys.readouterr().out == "0 records in results were given their present names\n"
+    assert main(["migrate", "results"]) == MISTAKE
+
+
+def test_a_dry_run_without_the_images_says_that_ids_are_not_final(here, monkeypatch, capsys) -> None:
+    configs = here / "configs"
+    shutil.copytree(config_folder(), configs)
+    part = {"name": "one", "replicates": 1, "overrides": ["data=imagenet"]}
+    study = {"question": "Does it matter?", "parts": [part]}
+    (configs / "study" / "folder.yaml").write_text(json.dumps(study))
+    monkeypatch.setattr("tiebreak.config.config_folder", lambda: configs)
+    assert main(["study", "folder", "--dry-run"]) == 0
+    assert "imagenet has no images in data" in capsys.readouterr().out
+    image = here / "data/imagenet/train/cat/1.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"1")
+    assert main(["study", "folder", "--dry-run"]) == 0
+    assert "no images" not in capsys.readouterr().out

@@ -57,6 +57,35 @@ def test_the_command_of_the_readme_is_the_cell_that_it_says():
     assert made.data_root == Path("data")
 
 
+@pytest.mark.parametrize("data", ["image_folder", "imagenet"])
+def test_the_images_of_a_folder_are_part_of_the_cell(tmp_path, data):
+    def compose():
+        overrides = [f"data={data}", f"data_root={tmp_path}"]
+        return run(*overrides, *(["data.folder=photos"] if data == "image_folder" else [])).trial.cell
+
+    assert compose().data.content == ""  # composed before the images are there
+    place = tmp_path / ("photos" if data == "image_folder" else data) / "train" / "cat"
+    place.mkdir(parents=True)
+    (place / "1.png").write_bytes(b"123")
+    first = compose()
+    assert len(first.data.content) == 12
+    assert compose() == first
+    (place / "1.png").write_bytes(b"1234")
+    assert compose().id != first.id
+
+
+def test_the_content_can_be_named_and_is_nothing_for_the_other_data():
+    named = run("data=imagenet", "data.content=0123456789ab", "data_root=nowhere").trial.cell
+    assert named.data.content == "0123456789ab"
+    assert run("data.content=auto").trial.cell.data.content == ""
+    assert "data.content" in refused("data=mnist", "data.content=0123456789ab")
+
+
+def test_certified_labels_are_a_setting_of_zones():
+    assert run("protocol=zones", "protocol.certify=true").trial.cell.measure.certify is True
+    assert "certify" in refused("protocol=train", "+protocol.certify=true")
+
+
 def test_a_paired_protocol_takes_its_jacobians_from_the_lists():
     cell = run(
         "protocol=zones", "pool.betas=[0,1.5]", "pool.selections=[last,random]", "pool.seed=7"

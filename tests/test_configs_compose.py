@@ -17,6 +17,8 @@ GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 NEEDS = {  # what an option cannot be without
     ("precision", "tf32"): ["device=cuda"],
+    ("precision", "e4m3"): ["protocol=zones"],
+    ("precision", "e5m2"): ["protocol=noise"],
     ("data", "image_folder"): ["data.folder=photos", "data.image_size=32"],
     ("protocol", "lr_search"): ["data.held_out=5000"],
 }

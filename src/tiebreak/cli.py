@@ -152,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("data", help="mnist, fashion_mnist, cifar10, cifar100 or svhn")
     fetch.add_argument("overrides", nargs="*", metavar="data_root=DIR", help="the data root (default: data)")
 
+    migrate = verb("migrate", _migrate, "give records of an older version their present names")
+    migrate.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
+
     verb("kernel", _kernel, "say whether the compiled CPU kernel is there, building it if it can be")
     return parser
 
@@ -296,6 +299,11 @@ def _dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
         for cell in part.cells:
             done = sum(store.is_done(trial) for trial in part.trials if trial.cell == cell)
             print(f"  {done:3d}/{part.num_replicates} {cell.name}")
+    data = [cell.data for part in study.parts for cell in part.cells]
+    for folder in sorted(
+        {item.folder or str(item.name) for item in data if item.name.is_folder and not item.content}
+    ):
+        print(f"\n{folder} has no images in {plan.data_root}: once they are there, its cells have other ids")
     left = [trial for trial in study.trials if not store.is_done(trial)]
     print(f"\n{len(study.trials)} trials, {len(study.trials) - len(left)} done, {len(left)} left")
     seconds = _measured(plan, store).seconds_left(left, workers=workers)
@@ -456,6 +464,12 @@ def _fetch(parsed: argparse.Namespace) -> int:
     root = _place(parsed.overrides, "data_root")
     fetch(member(DataName, parsed.data, key="data"), root=root, progress=sys.stderr.isatty())
     print(f"{parsed.data} is in {root}")
+    return 0
+
+
+def _migrate(parsed: argparse.Namespace) -> int:
+    store = _store(parsed)
+    print(f"{store.migrate()} records in {store.root} were given their present names")
     return 0
 
 

@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from tiebreak.design.axes import (
+    DataName,
     DesignError,
     Device,
     Forward,
@@ -42,6 +44,7 @@ from tiebreak.design.cell import (
     Optimizer,
     Trial,
 )
+from tiebreak.design.content import digest
 from tiebreak.design.study import Part, Study
 
 _GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
@@ -62,6 +65,10 @@ _REFUSALS = (
     ValueError,
 )
 """What Hydra raises at an override that it cannot compose; `pool=null`, for one, ends in a ValueError."""
+
+
+_Content = Callable[[DataName, Path, str], str]
+"""The digest of the images of a data set, from its name, the data root and the name of the folder."""
 
 
 class ConfigError(DesignError):
@@ -104,7 +111,7 @@ def run_of(config: DictConfig, *, device: Callable[[], Device]) -> Run:
         ConfigError, DesignError: a value that cannot be.
     """
     tree = _plain(config)
-    cell = _cell(tree, device)
+    cell = _cell(tree, device, _content_once())
     return Run(
         trial=Trial(cell=cell, replicate=tree["replicate"]),
         results=_place(tree, "results"),
@@ -147,8 +154,10 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, device: Callable[
     places = [override for override in overrides if _key(override) in ("results", "data_root")]
     with _hydra():
         base = _plain(_compose(places))
-        composed = _Composer()
-        parts = tuple(_part(part, f"{where}, part", overrides, composed, device) for part in tree["parts"])
+        composed, content = _Composer(), _content_once()
+        parts = tuple(
+            _part(part, f"{where}, part", overrides, composed, device, content) for part in tree["parts"]
+        )
     try:
         study = Study(
             name=name, question=tree["question"], hypothesis=tree.get("hypothesis") or "", parts=parts
@@ -175,7 +184,12 @@ def _study_file(path: Path, where: str) -> dict[str, Any]:
 
 
 def _part(
-    tree: Any, where: str, overrides: Sequence[str], composed: _Composer, device: Callable[[], Device]
+    tree: Any,
+    where: str,
+    overrides: Sequence[str],
+    composed: _Composer,
+    device: Callable[[], Device],
+    content: _Content,
 ) -> Part:
     """One part of a study's file."""
     if not isinstance(tree, dict):
@@ -183,7 +197,7 @@ def _part(
     here = f"{where} {tree.get('name', '?')}"
     _known_keys(tree, {"name", "replicates", "overrides", "sweep"}, here, required={"name", "replicates"})
     try:
-        cells = (_cell(_plain(composed(point)), device) for point in _grid(tree, overrides))
+        cells = (_cell(_plain(composed(point)), device, content) for point in _grid(tree, overrides))
         unique = {cell.id: cell for cell in cells}
         return Part(name=tree["name"], cells=tuple(unique.values()), num_replicates=tree["replicates"])
     except DesignError as error:
@@ -435,7 +449,7 @@ def _place(tree: Mapping[str, Any], key: str) -> Path:
     return Path(tree[key])
 
 
-def _cell(tree: Mapping[str, Any], device: Callable[[], Device]) -> Cell:
+def _cell(tree: Mapping[str, Any], device: Callable[[], Device], content: _Content) -> Cell:
     keys = {*_GROUPS, *_OWN_KEYS, *_PLACES}
     _known_keys(tree, keys, "the configuration", required=keys)
     precision = member(Precision, _group(tree, "precision", {"name"})["name"], key="precision")
@@ -453,7 +467,7 @@ def _cell(tree: Mapping[str, Any], device: Callable[[], Device]) -> Cell:
     network |= {"arch": network.pop("name"), "batch_norm": tree["batch_norm"], "init": tree["init"]}
     return Cell(
         network=Network(**network),
-        data=Data(**_group(tree, "data", _names(Data))),
+        data=_data(tree, content),
         precision=precision,
         jacobians=_jacobians(tree, paired=kind in PAIRED),
         measure=kind(**protocol),
@@ -464,6 +478,34 @@ def _cell(tree: Mapping[str, Any], device: Callable[[], Device]) -> Cell:
             deterministic=tree["deterministic"],
         ),
     )
+
+
+def _data(tree: Mapping[str, Any], content: _Content) -> Data:
+    """The data set; `content: auto` becomes the digest of the images there, or empty where none are."""
+    values = _group(tree, "data", _names(Data))
+    if values["content"] != "auto":
+        return Data(**values)
+    values["content"] = ""
+    data = Data(**values)
+    if not data.name.is_folder:
+        return data
+    return replace(data, content=content(data.name, _place(tree, "data_root"), data.folder))
+
+
+def _content_once() -> _Content:
+    """The digest of a folder's images, which are listed once however many cells are made of them."""
+
+    @cache
+    def content(name: DataName, root: Path, folder: str) -> str:
+        try:
+            return digest(name, root=root, folder=folder)
+        except OSError as error:
+            raise ConfigError(
+                f"the images of {folder or name} in {root} cannot be listed: {error.strerror or error}. "
+                "Change the permissions, or set data_root to another folder."
+            ) from None
+
+    return content
 
 
 def _names(kind: Any) -> set[str]:

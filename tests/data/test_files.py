@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from tiebreak.data.cifar import CIFAR10_MEAN
 from tiebreak.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from tiebreak.data.pixels import NUM_TRIES, resized_crop_box
 from tiebreak.data.streams import permutation, stream, uniforms, whole_numbers
+from tiebreak.design.axes import DataName
 from tiebreak.design.cell import Data
+from tiebreak.design.content import digest
 
 SEEDS = {"order_seed": 1, "augment_seed": 2}
 
@@ -263,3 +267,17 @@ def test_images_that_are_not_square(tmp_path):
     write_folder(tmp_path, size=(40, 32))
     with pytest.raises(DataError, match=r"is 40x32 pixels, which is not square. Set data\.image_size"):
         load(described(), root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "imagenet"])
+def test_other_images_than_those_of_the_cell_are_refused(tmp_path, name):
+    folder = "pictures" if name == "image_folder" else ""
+    place = write_folder(tmp_path, name=folder or name, splits=("train", "val"), num=1)
+    content = digest(DataName(name), root=tmp_path, folder=folder)
+    data = Data(name=name, folder=folder, batch_size=1, image_size=8, content=content)
+    assert len(load(data, root=tmp_path).train)
+    shutil.copy(next(place.glob("train/*/*")), next(place.glob("train/*")) / "another.png")
+    now = digest(DataName(name), root=tmp_path, folder=folder)
+    with pytest.raises(DataError, match=rf"digest is {now}, and data.content={content}\. Put those back"):
+        load(data, root=tmp_path)
+    assert len(load(replace(data, content=""), root=tmp_path).train)

@@ -173,11 +173,21 @@ def test_unit_roundoffs_are_those_of_the_formats():
     )
     assert Precision.AMPBF16.unit_roundoff == Precision.BF16.unit_roundoff
     assert Precision.TF32.unit_roundoff == 2.0**-11  # ten stored bits of significand and the hidden one
+    assert Precision.E4M3.unit_roundoff == torch.finfo(torch.float8_e4m3fn).eps / 2
+    assert Precision.E5M2.unit_roundoff == torch.finfo(torch.float8_e5m2).eps / 2
+    for precision in Precision:
+        narrow = precision in (Precision.E4M3, Precision.E5M2)
+        assert precision.is_eight_bit is narrow
+        assert precision.working_roundoff == (2.0**-24 if narrow else precision.unit_roundoff)
     assert {precision for precision in Precision if precision.is_mixed} == {
         Precision.AMP16,
         Precision.AMPBF16,
     }
-    assert all(precision.storage == "float32" for precision in Precision if precision.is_mixed)
+    assert all(
+        precision.storage == "float32"
+        for precision in Precision
+        if precision.is_mixed or precision.is_eight_bit
+    )
 
 
 def test_examples_run():

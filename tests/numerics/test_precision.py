@@ -1,4 +1,7 @@
+import bisect
+import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils._pytree import tree_leaves
 
 from tiebreak.design.axes import DesignError, Precision
-from tiebreak.numerics.precision import arithmetic, autocast, cast, dtype_of
+from tiebreak.numerics.precision import arithmetic, as_fed, autocast, cast, dtype_of
 
 HALF = Precision.FP16_ROUNDED
 UNIT16, UNIT32 = 2.0**-11, 2.0**-24
@@ -301,9 +304,11 @@ def test_parameters_are_cast_to_the_storage_format(precision):
     assert result is layer
     dtype = dtype_of(precision)
     assert str(dtype) == f"torch.{precision.storage}"
+    parameters = dict(layer.named_parameters())
     for key, value in layer.state_dict().items():
         if value.is_floating_point():
-            same_bits(value, before[key].to(dtype))
+            wanted = before[key].to(dtype)
+            same_bits(value, as_fed(wanted, precision) if key in parameters else wanted)
         else:
             assert value.dtype is torch.int64
     assert all(parameter.requires_grad for parameter in layer.parameters())
@@ -361,3 +366,71 @@ def test_tf32_is_switched_for_cuda_and_restored(precision, fails):
     except KeyError:
         assert fails
     assert switches() == before
+
+
+# ------------------------------------------------------------------------------------------ eight-bit formats
+
+EIGHT_BIT = {  # bits of the stored significand, bias of the exponent, bit patterns that are numbers
+    Precision.E4M3: (3, 7, range(0x7F)),
+    Precision.E5M2: (2, 15, range(0x7C)),
+}
+
+
+def numbers_of(precision):
+    """Every number from 0 up that the format holds, by the definition of its bits, in order."""
+    bits, bias, patterns = EIGHT_BIT[precision]
+    found = []
+    for pattern in patterns:
+        exponent, significand = pattern >> bits, Fraction(pattern % 2**bits, 2**bits)
+        scale = Fraction(2) ** (max(exponent, 1) - bias)
+        found.append((significand + (exponent > 0)) * scale)
+    return found
+
+
+def rounded_slowly(value, numbers):
+    """The nearest number to a float, ties to an even pattern, beyond the largest to the largest."""
+    if math.isnan(value):
+        return value
+    size = numbers[-1] if math.isinf(value) else min(Fraction(abs(value)), numbers[-1])
+    above = bisect.bisect_left(numbers, size)
+    below = max(above - 1, 0)
+    distances = (size - numbers[below], numbers[above] - size)
+    even = below if below % 2 == 0 else above
+    chosen = even if distances[0] == distances[1] else below if distances[0] < distances[1] else above
+    return math.copysign(float(numbers[chosen]), value)
+
+
+@pytest.mark.parametrize("precision", EIGHT_BIT)
+def test_the_largest_number_and_the_unit_roundoff_are_those_of_the_definition(precision):
+    numbers = numbers_of(precision)
+    assert float(numbers[-1]) == {Precision.E4M3: 448.0, Precision.E5M2: 57344.0}[precision]
+    assert numbers == sorted(set(numbers))
+    after_one = numbers[numbers.index(1) + 1]
+    assert precision.unit_roundoff == (after_one - 1) / 2
+
+
+@pytest.mark.parametrize("precision", EIGHT_BIT)
+def test_eight_bits_round_as_the_definition_says(precision):
+    """At every number, every midpoint and the fp32 numbers beside them, and at random ones of every size."""
+    numbers = numbers_of(precision)
+    points = [float(number) for number in numbers]
+    points += [float((one + other) / 2) for one, other in itertools.pairwise(numbers)]
+    exact = torch.tensor(points)
+    assert exact.tolist() == points
+    up = torch.full_like(exact, math.inf)
+    near = torch.cat([exact, exact.nextafter(up), exact.nextafter(-up)])
+    seeded = torch.Generator().manual_seed(0)
+    random = torch.randn(2000, generator=seeded) * 2.0 ** torch.randint(-20, 18, (2000,), generator=seeded)
+    beyond = torch.tensor([464.0, 465.0, 480.0, 6e4, 61440.0, 65536.0, 3e38, math.inf, 1e-45, 0.0])
+    values = torch.cat([near, random, beyond])
+    values = torch.cat([values, -values, torch.tensor([math.nan])])
+    rounded = as_fed(values, precision)
+    same_bits(rounded, torch.tensor([rounded_slowly(value, numbers) for value in values.tolist()]))
+    same_bits(as_fed(rounded, precision), rounded)
+    assert rounded[-1].isnan()
+
+
+@pytest.mark.parametrize("precision", [item for item in Precision if item not in EIGHT_BIT])
+def test_what_is_fed_in_the_other_precisions_is_cast_only(precision):
+    values = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    same_bits(as_fed(values, precision), values.to(dtype_of(precision)))

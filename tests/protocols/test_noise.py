@@ -11,7 +11,7 @@ from tiebreak.protocols import measure
 
 
 @pytest.mark.parametrize(
-    "precision", [Precision.FP32, Precision.BF16, Precision.FP16_ROUNDED, Precision.FP64]
+    "precision", [Precision.FP32, Precision.BF16, Precision.FP16_ROUNDED, Precision.FP64, Precision.E5M2]
 )
 def test_the_same_backward_pass_on_one_cpu_thread_has_the_same_bits(make_cell, session, precision) -> None:
     cell = make_cell(Noise(num_batches=2, num_repeats=3), precision=precision)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tiebreak.design.cell import SCHEMA, Cell
 from tiebreak.records.durable import RecordError
+from tiebreak.records.migrate import Added, Migration
 from tiebreak.records.record import CorruptRecord, NewerRecord, parse, row_from_json, row_to_json
 from tiebreak.records.session import Outcome, OutcomeKind
 
@@ -137,7 +138,8 @@ def test_a_record_of_another_trial_is_refused(trial, make_record):
 
 def test_a_newer_schema_is_told_apart_from_damage(trial, make_record):
     newer = resealed(
-        make_record(trial).to_text(), lambda text: text.replace('"schema":1', f'"schema":{SCHEMA + 1}')
+        make_record(trial).to_text(),
+        lambda text: text.replace(f'"schema":{SCHEMA}', f'"schema":{SCHEMA + 1}'),
     )
     with pytest.raises(NewerRecord, match="Update tiebreak"):
         parse(newer)
@@ -159,18 +161,17 @@ def test_a_row_that_is_not_flat_is_refused(row, sentence):
 def test_a_cell_without_a_migration_is_refused(trial, make_record):
     old = old_record(trial, make_record)
     with pytest.raises(RecordError, match="no migration leads to schema"):
-        parse(old)
+        parse(old, migrations={})
 
 
 def test_an_older_schema_is_brought_to_the_present_one(trial, make_record):
     old = old_record(trial, make_record)
-    record = parse(old, migrations={SCHEMA - 1: add_deterministic})
+    record = parse(old, migrations={SCHEMA - 1: ADDED})
     assert record.trial == trial
     assert record.rows == make_record(trial).rows
 
 
-def add_deterministic(tree):
-    return {**tree, "execution": {**tree["execution"], "deterministic": True}}
+ADDED = Migration((Added(group="execution", name="deterministic", value=True),))
 
 
 def old_record(trial, make_record):

@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -250,39 +249,3 @@ def test_only_a_failed_record_is_reopened(store, trial, make_record):
     assert (store.attempts_folder(trial) / "failed-2.jsonl").exists()
     store.write(make_record(trial, outcome=Outcome(kind=OutcomeKind.DIVERGED, step=4)))
     assert not store.reopen(trial)
-
-
-def add_deterministic(tree):
-    return {**tree, "execution": {**tree["execution"], "deterministic": True}}
-
-
-def test_migration_moves_the_record_and_keeps_its_rows(tmp_path, trial, make_record, study):
-    """The schema before the field `deterministic` existed: an older header, id and folder."""
-    record = make_record(trial)
-    tree = trial.cell.to_dict()
-    tree["execution"].pop("deterministic")
-    canonical = json.dumps({"schema": SCHEMA - 1, **tree}, sort_keys=True, separators=(",", ":"))
-    identity = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    first, *rest = record.to_text().rpartition(',"sha256":"')[0].split("\n")
-    header = {**json.loads(first), "schema": SCHEMA - 1, "cell": tree, "cell_id": identity}
-    sealed = "\n".join([json.dumps(header, separators=(",", ":")), *rest])
-    old = tmp_path / "records" / identity / "0003.jsonl"
-    old.parent.mkdir(parents=True)
-    old.write_text(f'{sealed},"sha256":"{hashlib.sha256(sealed.encode()).hexdigest()}"}}\n')
-
-    store = RecordStore(tmp_path, notice=pytest.fail, migrations={SCHEMA - 1: add_deterministic})
-    assert list(store.records()) == [record]  # readable before the migration
-    assert not store.is_done(trial)
-    assert store.migrate() == 1
-    assert store.is_done(trial)
-    assert store.path(trial).read_text() == record.to_text()
-    assert not old.parent.exists()
-    assert store.migrate() == 0
-
-    path = store.write_study(study)
-    kept = json.loads(path.read_text())
-    kept["schema"] = SCHEMA - 1
-    for cell in kept["cells"].values():
-        cell["execution"].pop("deterministic")
-    path.write_text(json.dumps(kept))
-    assert store.read_study(study.name) == study

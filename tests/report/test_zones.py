@@ -51,7 +51,7 @@ def test_what_was_not_published_is_marked():
     for precision, word in source.items():
         assert math.isnan(Threshold.PUBLISHED.limit(precision)) == (word == "undefined")
         assert Threshold.RELATIVE.source(precision) == "ours"
-        assert Threshold.RELATIVE.limit(precision) == RELATIVE_FACTOR * precision.unit_roundoff
+        assert Threshold.RELATIVE.limit(precision) == RELATIVE_FACTOR * precision.working_roundoff
 
 
 def test_without_a_threshold_a_gap_has_no_label_and_zero_still_has():

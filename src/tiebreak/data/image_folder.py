@@ -10,9 +10,8 @@ import torch
 from tiebreak.data.cifar import CIFAR10_MEAN, CIFAR10_STD
 from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images, no_images
 from tiebreak.data.files import ImageFiles, open_image
-
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"})
-"""Files with another suffix are passed over; upper case counts as lower case."""
+from tiebreak.design.axes import DataName
+from tiebreak.design.content import SUFFIXES, splits
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The usual ones, of torchvision's reference training."""
@@ -37,11 +36,8 @@ def read(root: Path, *, folder: str, image_size: int) -> DataSet:
     Raises:
         DataError: no such folder, no images, an empty class, a test class that has no training images.
     """
-    place = root / folder
-    test, val = place / "test", place / "val"
-    if val.is_dir() and not test.is_dir():
-        test = val
-    return read_splits(train=place / "train", test=test, name=folder, image_size=image_size)
+    train, test = splits(DataName.IMAGE_FOLDER, root=root, folder=folder)
+    return read_splits(train=train, test=test, name=folder, image_size=image_size)
 
 
 def read_splits(*, train: Path, test: Path, name: str, image_size: int) -> DataSet:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tiebreak.data.dataset import DataSet
 from tiebreak.data.image_folder import read_splits
+from tiebreak.design.axes import DataName
+from tiebreak.design.content import splits
 
 IMAGE_SIZE = 224
 
@@ -26,7 +28,5 @@ def read(root: Path, *, image_size: int) -> DataSet:
     Raises:
         DataError: neither split is there, or a class folder is empty.
     """
-    place = root / "imagenet"
-    return read_splits(
-        train=place / "train", test=place / "val", name="imagenet", image_size=image_size or IMAGE_SIZE
-    )
+    train, val = splits(DataName.IMAGENET, root=root)
+    return read_splits(train=train, test=val, name="imagenet", image_size=image_size or IMAGE_SIZE)

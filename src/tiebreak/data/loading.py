@@ -13,6 +13,7 @@ from tiebreak.data.files import ImageFiles
 from tiebreak.data.streams import permutation, stream
 from tiebreak.design.axes import DataName
 from tiebreak.design.cell import Data
+from tiebreak.design.content import digest
 
 MEMORY_BYTES = 2 * 2**30
 """Splits of image files up to this size are decoded once and kept; larger ones are streamed every epoch."""
@@ -52,6 +53,7 @@ def load(data: Data, *, root: Path) -> DataSet:
             f"flip CIFAR only (defined here: {', '.join(_AUGMENTED)}). Use data.augment=false."
         )
     dataset = _select(_read(data, root=Path(root)), data=data)
+    _require_content(data, root=Path(root))
     streams_crops = data.augment and dataset.augmentation is Augmentation.RESIZED_CROP
     dataset = replace(
         dataset,
@@ -87,6 +89,16 @@ def _read(data: Data, *, root: Path) -> DataSet:
             return imagenet.read(root, image_size=data.image_size)
         case DataName.IMAGE_FOLDER:
             return image_folder.read(root, folder=data.folder, image_size=data.image_size)
+
+
+def _require_content(data: Data, *, root: Path) -> None:
+    """The images of a folder must be those that the cell names; one that names none takes what is there."""
+    if data.content and data.content != (found := digest(data.name, root=root, folder=data.folder)):
+        raise DataError(
+            f"the images of {data.folder or data.name} in {root} are not those of this trial: their digest "
+            f"is {found or 'none'}, and data.content={data.content}. Put those back, or leave data.content "
+            "out to measure the present ones."
+        )
 
 
 def _select(dataset: DataSet, *, data: Data) -> DataSet:

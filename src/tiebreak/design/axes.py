@@ -23,7 +23,8 @@ class Precision(StrEnum):
 
     `fp16_rounded` computes each contraction and reduction in fp32 and rounds its result to fp16 (one
     rounding an operation, as a tensor core does). `amp16` and `ampbf16` keep fp32 parameters and run
-    autocast. `tf32` is fp32 storage with TF32 contractions; CUDA only.
+    autocast. `tf32` is fp32 storage with TF32 contractions; CUDA only. `e4m3` and `e5m2` round parameters
+    and inputs to eight bits and compute on them in fp32; training in them is not defined.
     """
 
     FP16 = "fp16"
@@ -34,11 +35,21 @@ class Precision(StrEnum):
     FP64 = "fp64"
     AMP16 = "amp16"
     AMPBF16 = "ampbf16"
+    E4M3 = "e4m3"
+    E5M2 = "e5m2"
 
     @property
     def unit_roundoff(self) -> float:
-        """Half the distance from 1 to the next number of the format that contractions round to."""
+        """Half the distance from 1 to the next number of the format that the name says."""
         return 2.0 ** -_SIGNIFICAND_BITS[self]
+
+    @property
+    def working_roundoff(self) -> float:
+        """Unit roundoff of the contractions: of fp32 in e4m3 and e5m2, else `unit_roundoff`.
+
+        Rounding residues of a gap are of this size.
+        """
+        return (Precision.FP32 if self.is_eight_bit else self).unit_roundoff
 
     @property
     def storage(self) -> str:
@@ -50,6 +61,11 @@ class Precision(StrEnum):
         """Whether parameters are kept in fp32 while autocast picks a narrower format per operation."""
         return self in (Precision.AMP16, Precision.AMPBF16)
 
+    @property
+    def is_eight_bit(self) -> bool:
+        """Whether parameters and inputs are rounded to eight bits, and the arithmetic on them is fp32."""
+        return self in (Precision.E4M3, Precision.E5M2)
+
 
 _SIGNIFICAND_BITS = {
     Precision.FP16: 11,
@@ -60,6 +76,8 @@ _SIGNIFICAND_BITS = {
     Precision.FP64: 53,
     Precision.AMP16: 11,
     Precision.AMPBF16: 8,
+    Precision.E4M3: 4,
+    Precision.E5M2: 3,
 }
 _STORAGE = {
     Precision.FP16: "float16",
@@ -70,6 +88,8 @@ _STORAGE = {
     Precision.FP64: "float64",
     Precision.AMP16: "float32",
     Precision.AMPBF16: "float32",
+    Precision.E4M3: "float32",
+    Precision.E5M2: "float32",
 }
 
 
@@ -278,6 +298,11 @@ class DataName(StrEnum):
     SVHN = "svhn"
     IMAGENET = "imagenet"
     IMAGE_FOLDER = "image_folder"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether its images are whatever files lie in a folder of the user's."""
+        return self in (DataName.IMAGENET, DataName.IMAGE_FOLDER)
 
 
 class OptimizerName(StrEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -34,8 +35,8 @@ from tiebreak.design.axes import (
     whole_number,
 )
 
-SCHEMA = 1
-"""Number of the cell's layout. A new field raises it and brings a migration in `records`."""
+SCHEMA = 2
+"""Number of the cell's layout. A new field raises it and brings its migration in `records.migrate`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,9 @@ class Data(_Checked):
         held_out: images taken from the end of the shuffled training split to validate on *instead of* the
             test split; 0 to test on the test split.
         image_size: side of the square crop for image folders and ImageNet; 0 for the data set's own.
-        folder: name of the folder under the data root; of `image_folder` only. It stands for the images:
-            other images need another name.
+        folder: name of the folder under the data root; of `image_folder` only.
+        content: which images those of `image_folder` or `imagenet` are (`content.digest`), so that others in
+            the same folder are another cell; empty where that is not known, and with the other data sets.
     """
 
     _prefix: ClassVar[str] = "data."
@@ -105,6 +107,7 @@ class Data(_Checked):
     held_out: int = 0
     image_size: int = 0
     folder: str = ""
+    content: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +124,7 @@ class Data(_Checked):
             )
         if self.image_size > MOST_PIXELS:
             raise DesignError(f"data.image_size must be {MOST_PIXELS} or less, got {self.image_size}.")
-        if self.name not in (DataName.IMAGENET, DataName.IMAGE_FOLDER) and self.image_size:
+        if not self.name.is_folder and self.image_size:
             raise DesignError(
                 f"data.image_size is for imagenet and image_folder, got {self.image_size} with {self.name}. "
                 "Set it to 0."
@@ -130,6 +133,14 @@ class Data(_Checked):
             raise DesignError(
                 f"data.folder names the folder of data=image_folder, got {self.folder!r} with {self.name}."
             )
+        if self.content and not (self.name.is_folder and _DIGEST.fullmatch(self.content)):
+            raise DesignError(
+                "data.content is the digest of the images of imagenet or image_folder, 12 hexadecimal "
+                f"digits, got {self.content!r} with {self.name}. Leave it out."
+            )
+
+
+_DIGEST = re.compile("[0-9a-f]{12}")
 
 
 MOST_THREADS = 1024
@@ -225,6 +236,7 @@ class Zones(_Checked):
     Args:
         num_batches: draws an init, in the order of the replicate's `order` stream; 0 for one epoch.
         margins: measure each pool's margin to the runner-up on the first draw.
+        certify: every draw also carries certified labels over the reals.
     """
 
     protocol: ClassVar[str] = "zones"
@@ -232,6 +244,7 @@ class Zones(_Checked):
 
     num_batches: int = 8
     margins: bool = True
+    certify: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -367,6 +380,12 @@ class Cell:
         optimizer = getattr(self.measure, "optimizer", None)
         if optimizer is None:
             return
+        if self.precision.is_eight_bit:
+            raise DesignError(
+                f"protocol={self.protocol} changes parameters, and training in {self.precision} is not "
+                "defined here: its parameters are rounded once, from fp32. Use protocol=zones or noise, or "
+                "another precision."
+            )
         factors = {
             "optimizer.lr": optimizer.lr,
             "optimizer.weight_decay": optimizer.weight_decay,

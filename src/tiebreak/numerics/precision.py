@@ -21,9 +21,44 @@ def dtype_of(precision: Precision) -> torch.dtype:
 def cast(model: nn.Module, precision: Precision) -> nn.Module:
     """`model` with parameters and floating-point buffers in `dtype_of(precision)`, in place.
 
-    Networks are drawn in fp32 and then cast, so every precision starts from the same point, rounded.
+    Networks are drawn in fp32 and then cast, so every precision starts from the same point, rounded. In e4m3
+    and e5m2 the parameters are numbers of the format; buffers, such as the mean that batch norm keeps, are
+    no input of the arithmetic and stay as they are.
     """
-    return model.to(dtype_of(precision))
+    model = model.to(dtype_of(precision))
+    if precision.is_eight_bit:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(as_fed(parameter, precision))
+    return model
+
+
+def as_fed(values: Tensor, precision: Precision) -> Tensor:
+    """`values` in `dtype_of(precision)`, in e4m3 and e5m2 rounded to numbers of the format.
+
+    Eight bits: to the nearest, ties to even, and beyond the largest number (448 in e4m3, 57344 in e5m2) to
+    it, infinities too. NaN stays NaN. The result is fp32 and holds each number exactly.
+
+    Args:
+        values: any shape; fp32, or a narrower format (fp64 would be rounded to fp32 first).
+        precision: the format.
+
+    Source:
+        Micikevicius et al., FP8 formats for deep learning, 2022, for the formats and saturation.
+
+    Example:
+        >>> as_fed(torch.tensor([1.0625, 1.1875, 1000.0]), Precision.E4M3).tolist()
+        [1.0, 1.25, 448.0]
+    """
+    values = values.to(dtype_of(precision))
+    if not precision.is_eight_bit:
+        return values
+    narrow = _EIGHT_BIT[precision]
+    largest = torch.finfo(narrow).max
+    return values.clamp(-largest, largest).to(narrow).to(values.dtype)  # unclamped, the cast overflows
+
+
+_EIGHT_BIT = {Precision.E4M3: torch.float8_e4m3fn, Precision.E5M2: torch.float8_e5m2}
 
 
 @contextmanager
@@ -34,6 +69,7 @@ def arithmetic(precision: Precision, *, device: torch.device | str = "cpu") -> I
       their results are rounded once to fp16. The other operations of the networks do that already. An
       optimizer's step is torch's own: on the CPU it rounds a scalar factor, such as the rate, to fp16.
     * `amp16`, `ampbf16`: nothing here; `autocast` goes around the forward pass alone.
+    * `e4m3`, `e5m2`: nothing here; what is computed on has been rounded by `cast` and `as_fed`.
     * `tf32`, and every other precision on CUDA: TF32 contractions are switched on, or off, and restored.
 
     Raises:

@@ -16,7 +16,7 @@ from tiebreak.design.cell import Cell, Noise, Trial, Zones
 from tiebreak.models import build
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.pooling import JacobianSwitch
-from tiebreak.numerics.precision import arithmetic, autocast, cast, dtype_of
+from tiebreak.numerics.precision import arithmetic, as_fed, autocast, cast
 from tiebreak.records.session import Session
 
 _MEMORY = {
@@ -71,8 +71,8 @@ class Setting:
         return asked or total
 
     def inputs(self, batch: Batch) -> Batch:
-        """The batch in the trial's dtype, memory format and device."""
-        images = batch.images.to(self.device, dtype_of(self.cell.precision))
+        """The batch in the trial's precision, memory format and device."""
+        images = as_fed(batch.images.to(self.device), self.cell.precision)
         images = images.contiguous(memory_format=_MEMORY[self.cell.execution.memory_format])
         return Batch(images, batch.labels.to(self.device))
 

@@ -16,20 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from tiebreak.design.axes import DesignError
 from tiebreak.design.cell import SCHEMA, Cell, Trial
 from tiebreak.records.durable import RecordError
+from tiebreak.records.migrate import MIGRATIONS, Migration, identity, migrated
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Scalar
-
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-"""From the cell's fields at one schema to those at the next."""
-
-MIGRATIONS: Mapping[int, Migration] = {}
-"""The migration *from* each older schema. One that raises `SCHEMA` adds its own here."""
 
 _SEAL = b',"sha256":"'
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -179,24 +174,6 @@ def row_from_json(line: str) -> Row:
     return _row_from_tree(json.loads(line, parse_constant=_refuse))
 
 
-def migrated(
-    cell: Mapping[str, Any], *, schema: int, migrations: Mapping[int, Migration] = MIGRATIONS
-) -> dict[str, Any]:
-    """The fields of a cell stored at `schema`, at the present one.
-
-    Raises:
-        RecordError: no migration leads on from a schema on the way.
-    """
-    tree = dict(cell)
-    for step in range(schema, SCHEMA):
-        if step not in migrations:
-            raise RecordError(
-                f"Cells of schema {step} cannot be read: no migration leads to schema {SCHEMA}."
-            )
-        tree = migrations[step](tree)
-    return tree
-
-
 def _present_cell(tree: Mapping[str, Any], schema: int, migrations: Mapping[int, Migration]) -> Cell:
     try:
         return Cell.from_dict(migrated(tree, schema=schema, migrations=migrations))
@@ -206,14 +183,12 @@ def _present_cell(tree: Mapping[str, Any], schema: int, migrations: Mapping[int,
 
 def _check_identity(header: Mapping[str, Any], *, place: str | None) -> None:
     """Recompute the cell's id as its own schema did: the hash covers every field and the schema number."""
-    tree = {"schema": header["schema"], **header["cell"]}
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    identity = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    if identity != header["cell_id"]:
+    found = identity(header["cell"], schema=header["schema"])
+    if found != header["cell_id"]:
         raise CorruptRecord(
-            f"its header states cell {header['cell_id']}, and its fields are those of {identity}"
+            f"its header states cell {header['cell_id']}, and its fields are those of {found}"
         )
-    trial = f"{identity}/{header['replicate']:04d}"
+    trial = f"{found}/{header['replicate']:04d}"
     if place is not None and trial != place:
         raise CorruptRecord(f"it is the record of {trial} in the place of {place}")
 

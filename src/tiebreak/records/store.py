@@ -22,16 +22,8 @@ from tiebreak.records.durable import (
     make_folder,
     replace,
 )
-from tiebreak.records.record import (
-    MIGRATIONS,
-    CorruptRecord,
-    Migration,
-    NewerRecord,
-    Record,
-    check_seal,
-    migrated,
-    parse,
-)
+from tiebreak.records.migrate import MIGRATIONS, Migration, former_ids, migrated
+from tiebreak.records.record import CorruptRecord, NewerRecord, Record, check_seal, parse
 from tiebreak.records.session import OutcomeKind
 
 ATTEMPTS_SUFFIX = ".attempts"
@@ -76,12 +68,23 @@ class RecordStore:
         self._migrations = migrations
 
     def path(self, trial: Trial) -> Path:
-        """The file of a trial's record, whether or not it is there."""
-        return self.root / "records" / trial.cell.id / f"{trial.replicate:04d}.jsonl"
+        """The file of a trial's record, whether or not it is there.
+
+        A record of an older schema still lies under the id that the cell had then, and is found there.
+        """
+        home = self._place(trial.cell.id, trial)
+        if not home.exists():
+            for former in former_ids(trial.cell, migrations=self._migrations):
+                if (old := self._place(former, trial)).exists():
+                    return old
+        return home
+
+    def _place(self, identity: str, trial: Trial) -> Path:
+        return self.root / "records" / identity / f"{trial.replicate:04d}.jsonl"
 
     def attempts_folder(self, trial: Trial) -> Path:
         """The folder beside the record that keeps how each attempt at the trial went."""
-        return self.path(trial).with_suffix(ATTEMPTS_SUFFIX)
+        return self._place(trial.cell.id, trial).with_suffix(ATTEMPTS_SUFFIX)
 
     def read(self, trial: Trial) -> Record | None:
         """The record of a trial; None if there is none or it was damaged and has been set aside.
@@ -90,7 +93,7 @@ class RecordStore:
             NewerRecord: it was written by a later version.
             StoreError: the file is there and cannot be read.
         """
-        return self._read(self.path(trial), place=trial.id, known=trial.cell)
+        return self._read(self.path(trial), known=trial.cell)
 
     def is_done(self, trial: Trial) -> bool:
         """Whether an undamaged record stands: its sum is checked, its rows are not read.
@@ -142,8 +145,8 @@ class RecordStore:
             StoreError: one cannot be read.
         """
         for path in sorted(self.root.glob("records/*/*.jsonl")):
-            record = self._read(path, place=f"{path.parent.name}/{path.stem}")
-            if record is not None:
+            record = self._read(path)
+            if record is not None and self.path(record.trial) == path:  # else a later copy stands for it
                 yield record
 
     def reopen(self, trial: Trial) -> bool:
@@ -165,9 +168,12 @@ class RecordStore:
         return True
 
     def migrate(self) -> int:
-        """Re-stamp every record of an older schema: new cell, id and folder; the rows are the same bytes.
+        """Re-stamp what an older schema wrote: each record's cell, id and place, and the studies.
 
-        Call it once after an update that added an axis. A record already in the new place stays there.
+        Rows, outcome and provenance stay the same bytes. A record appears in its new place before the old
+        file goes, so that one killed here, or another process doing the same, loses nothing; asking again
+        goes on. Nothing needs this to be read: an address in a table is the present id, and after this it is
+        that of the file too.
 
         Returns:
             How many records were moved.
@@ -176,20 +182,26 @@ class RecordStore:
             StoreError: one cannot be written; it stands where it was.
         """
         moved = 0
+        present = f'{{"kind":"header","schema":{SCHEMA},'.encode()
         for path in sorted(self.root.glob("records/*/*.jsonl")):
-            with explained(path), path.open("rb") as file:
-                if file.readline().startswith(f'{{"kind":"header","schema":{SCHEMA},'.encode()):
+            with explained(path), suppress(FileNotFoundError), path.open("rb") as file:
+                if file.readline().startswith(present):
                     continue
-            record = self._read(path, place=f"{path.parent.name}/{path.stem}")
-            if record is None:
+            record = self._read(path)
+            if record is None:  # damaged, or another process was faster
                 continue
-            with suppress(AlreadyRecorded):
-                self.write(record)
+            home = self._place(record.trial.cell.id, record.trial)
+            with suppress(FileExistsError):
+                create(home, record.to_text().encode())
+            with suppress(OSError):  # none were kept, or the new place has its own
+                os.rename(path.with_suffix(ATTEMPTS_SUFFIX), home.with_suffix(ATTEMPTS_SUFFIX))
             with explained(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
             with suppress(OSError):  # the old folder stays if something else is in it
                 path.parent.rmdir()
             moved += 1
+        for name in self.studies():
+            self.write_study(self.read_study(name))
         return moved
 
     def study_path(self, name: str) -> Path:
@@ -257,11 +269,12 @@ class RecordStore:
             if not path.name.startswith(TEMPORARY)
         )
 
-    def _read(self, path: Path, *, place: str, known: Cell | None = None) -> Record | None:
+    def _read(self, path: Path, *, known: Cell | None = None) -> Record | None:
         found = _content(path)
         if found is None:
             return None
         content, inode = found
+        place = f"{path.parent.name}/{path.stem}"
         try:
             return parse(content, place=place, known=known, migrations=self._migrations)
         except CorruptRecord as damage:

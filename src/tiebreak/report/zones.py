@@ -45,11 +45,11 @@ class Threshold(StrEnum):
 
     `published`: the sum over tensors of sup norms above an absolute number per format: 1e-3 in fp16, 1e-7
     in fp32, 1e-15 in fp64, as used in the published study. fp16_rounded has the range and unit roundoff of
-    fp16 and takes its number by analogy (`source` says "ours"). For bf16, tf32, amp16 and ampbf16 nothing
-    was published and nothing is made up: a non-zero gap has no label there.
+    fp16 and takes its number by analogy (`source` says "ours"). For bf16, tf32, amp16, ampbf16, e4m3 and
+    e5m2 nothing was published and nothing is made up: a non-zero gap has no label there.
 
-    `relative`: the L2 norm of the gap above `RELATIVE_FACTOR` unit roundoffs of the format, relative to
-    the L2 norm of the reference gradient; defined for every format.
+    `relative`: the L2 norm of the gap above `RELATIVE_FACTOR` unit roundoffs of the arithmetic (fp32's for
+    e4m3 and e5m2), relative to the L2 norm of the reference gradient; defined for every format.
 
     Source:
         Boustany, "On the numerical reliability of nonsmooth autodiff: a MaxPool case study", TMLR 2024,
@@ -72,7 +72,7 @@ class Threshold(StrEnum):
             1e-07
         """
         if self is Threshold.RELATIVE:
-            return RELATIVE_FACTOR * precision.unit_roundoff
+            return RELATIVE_FACTOR * precision.working_roundoff
         return (_PUBLISHED | _BY_ANALOGY).get(precision, math.nan)
 
     def source(self, precision: Precision) -> str:
