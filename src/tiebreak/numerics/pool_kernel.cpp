@@ -285,8 +285,25 @@ bool forward_block_2x2(const typename F::Storage (*v)[BLOCK], typename F::Storag
 // Rows of windows that go through the vector loops together.
 i64 rows_of_block(const Geometry& g) { return std::max<i64>(1, BLOCK / g.columns); }
 
+// body(n), where a width that the pools of small networks have is a constant: short rows are then a few
+// instructions each instead of a loop with its remainder.
+template <class Body>
+inline void for_width(i64 n, Body body) {
+  switch (n) {
+    case 1: return body(std::integral_constant<i64, 1>{});
+    case 2: return body(std::integral_constant<i64, 2>{});
+    case 4: return body(std::integral_constant<i64, 4>{});
+    case 8: return body(std::integral_constant<i64, 8>{});
+    case 12: return body(std::integral_constant<i64, 12>{});
+    case 16: return body(std::integral_constant<i64, 16>{});
+    case 32: return body(std::integral_constant<i64, 32>{});
+    default: return body(n);
+  }
+}
+
 template <class T>
-inline void split_pairs(const T* __restrict from, T* __restrict even, T* __restrict odd, i64 n) {
+inline __attribute__((always_inline)) void split_pairs(const T* __restrict from, T* __restrict even,
+                                                       T* __restrict odd, i64 n) {
   for (i64 i = 0; i < n; ++i) {
     even[i] = from[2 * i];
     odd[i] = from[2 * i + 1];
@@ -300,22 +317,19 @@ void forward_rows_2x2(const typename F::Storage* x, typename F::Storage* out, u8
   alignas(64) T v[4][BLOCK] = {};
   for (i64 column = 0; column < g.columns; column += BLOCK) {
     const i64 n = std::min(BLOCK, g.columns - column);
-    i64 oy = first % g.rows, to = 0;
-    const T* a = x + (first / g.rows * g.height + oy * 2) * g.width + 2 * column;
-    for (i64 row = first; row < end; ++row, to += n) {
-      if (n == 2) {  // the last pool of a small network
-        split_pairs(a, v[0] + to, v[1] + to, 2);
-        split_pairs(a + g.width, v[2] + to, v[3] + to, 2);
-      } else {
-        split_pairs(a, v[0] + to, v[1] + to, n);
-        split_pairs(a + g.width, v[2] + to, v[3] + to, n);
+    for_width(n, [&](auto width) {
+      i64 oy = first % g.rows, to = 0;
+      const T* a = x + (first / g.rows * g.height + oy * 2) * g.width + 2 * column;
+      for (i64 row = first; row < end; ++row, to += width) {
+        split_pairs(a, v[0] + to, v[1] + to, width);
+        split_pairs(a + g.width, v[2] + to, v[3] + to, width);
+        a += 2 * g.width;
+        if (++oy == g.rows) {
+          oy = 0;
+          a += (g.height - 2 * g.rows) * g.width;
+        }
       }
-      a += 2 * g.width;
-      if (++oy == g.rows) {
-        oy = 0;
-        a += (g.height - 2 * g.rows) * g.width;
-      }
-    }
+    });
     const i64 at = first * g.columns + column;
     if (forward_block_2x2<F>(v, out + at, mask + at, (end - first) * n)) continue;
     for (i64 row = first; row < end; ++row)
@@ -547,7 +561,7 @@ void select(const u8* mask, i64 stride, u8* selected, i64 n, i64 planes, u64 ind
 }
 
 template <class U, class T>
-inline void join_pairs(const U* __restrict even, const U* __restrict odd, T* to, i64 n) {
+inline __attribute__((always_inline)) void join_pairs(const U* __restrict even, const U* __restrict odd, T* to, i64 n) {
   U* words = reinterpret_cast<U*>(to);
   for (i64 i = 0; i < n; ++i) {
     words[2 * i] = even[i];
@@ -628,26 +642,23 @@ void backward_rows_2x2(const typename F::Storage* gradient, const u8* mask, type
         e[3][i] = U(everywhere(U(m >> 3)) & a);
       });
     }
-    i64 oy = first % g.rows, from = 0;
-    T* a = result + (first / g.rows * g.height + oy * 2) * g.width + 2 * column;
-    for (i64 row = first; row < end; ++row, from += n) {
-      if (n == 2) {
-        join_pairs(e[0] + from, e[1] + from, a, 2);
-        join_pairs(e[2] + from, e[3] + from, a + g.width, 2);
-      } else {
-        join_pairs(e[0] + from, e[1] + from, a, n);
-        join_pairs(e[2] + from, e[3] + from, a + g.width, n);
+    for_width(n, [&](auto width) {
+      i64 oy = first % g.rows, from = 0;
+      T* a = result + (first / g.rows * g.height + oy * 2) * g.width + 2 * column;
+      for (i64 row = first; row < end; ++row, from += width) {
+        join_pairs(e[0] + from, e[1] + from, a, width);
+        join_pairs(e[2] + from, e[3] + from, a + g.width, width);
+        if (column + n == g.columns)
+          for (i64 x = 2 * n; x < g.width - 2 * column; ++x) a[x] = a[g.width + x] = T(0);
+        a += 2 * g.width;
+        if (++oy == g.rows) {
+          oy = 0;
+          const i64 rest = (g.height - 2 * g.rows) * g.width;
+          if (column + n == g.columns) std::fill(a - 2 * column, a - 2 * column + rest, T(0));
+          a += rest;
+        }
       }
-      if (column + n == g.columns)
-        for (i64 x = 2 * n; x < g.width - 2 * column; ++x) a[x] = a[g.width + x] = T(0);
-      a += 2 * g.width;
-      if (++oy == g.rows) {
-        oy = 0;
-        const i64 rest = (g.height - 2 * g.rows) * g.width;
-        if (column + n == g.columns) std::fill(a - 2 * column, a - 2 * column + rest, T(0));
-        a += rest;
-      }
-    }
+    });
   }
 }
 
