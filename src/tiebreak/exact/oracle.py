@@ -117,6 +117,8 @@ def derivative(
         node = graph.nodes[index]
         inputs = [values[source] for source in node.inputs]
         for operand, place, amount in _sent(node, inputs, values[index], of_nodes[index], rule):
+            if not amount:
+                continue
             if isinstance(operand, int):
                 of_nodes[node.inputs[operand]][place] += amount
             elif operand in of_weights:
