@@ -238,3 +238,18 @@ def test_a_dry_run_without_the_images_says_that_ids_are_not_final(here, monkeypa
     image.write_bytes(b"1")
     assert main(["study", "folder", "--dry-run"]) == 0
     assert "no images" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_trial_waits_for_no_compiler(here, optimizer) -> None:
+    """torch's compiler and SymPy take as long to load as torch itself, and a trial needs neither."""
+    words = ["run", "device=cpu", *SMALL, f"optimizer={optimizer}"]
+    code = (
+        "import sys\n"
+        "from tiebreak.cli import main\n"
+        f"code = main({words})\n"
+        "slow = {'torch._dynamo', 'torch._inductor', 'sympy', 'pandas', 'optuna', 'torchvision'}\n"
+        "sys.exit(code or ' '.join(sorted(slow & set(sys.modules))) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (0, "")

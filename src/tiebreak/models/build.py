@@ -63,7 +63,12 @@ def build(
         model = _describe(network.arch, num_classes=num_classes, in_channels=in_channels, parts=parts).float()
     if described_only:
         return model
-    model.to_empty(device="cpu")
+    # Not `to_empty`: on the meta device that loads SymPy, which takes half as long as loading torch.
+    empty = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(empty, assign=True)
     draw_weights(model, rule=rule_of(network), seed=seed)
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,8 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     Sets `use_deterministic_algorithms`, cuDNN's `deterministic` and `benchmark`, and cuBLAS's workspace,
     and restores each at the end, also after an exception. Memory is not filled: that costs time and moves
     no bit of a program that reads only what it wrote. cuBLAS reads its workspace setting when its handle
-    is made, so enter this before the first CUDA matrix product of the process.
+    is made, so enter this before the first CUDA matrix product of the process. `torch.compile` is told only
+    where it was loaded before.
 
     Example:
         >>> with deterministic():
@@ -33,7 +35,7 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     before_cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     before_workspace = os.environ.get(_WORKSPACE)
     try:
-        torch.use_deterministic_algorithms(enabled)
+        _set_algorithms(enabled)
         memory.fill_uninitialized_memory = False
         torch.backends.cudnn.deterministic = enabled
         torch.backends.cudnn.benchmark = False
@@ -41,13 +43,25 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
             os.environ[_WORKSPACE] = ":4096:8"
         yield
     finally:
-        torch.use_deterministic_algorithms(before_algorithms, warn_only=before_warn_only)
+        _set_algorithms(before_algorithms, warn_only=before_warn_only)
         memory.fill_uninitialized_memory = before_fill
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before_cudnn
         if before_workspace is None:
             os.environ.pop(_WORKSPACE, None)
         else:
             os.environ[_WORKSPACE] = before_workspace
+
+
+def _set_algorithms(enabled: bool, *, warn_only: bool = False) -> None:
+    """`use_deterministic_algorithms`, which loads torch's compiler to tell it too, where that is not loaded.
+
+    The debug mode is the same setting without the compiler's, and loads nothing; that compiler takes a
+    second to load, and a trial has no use for it. The debug mode cannot say "off, but only warn".
+    """
+    if "torch._inductor.config" in sys.modules or (warn_only and not enabled):
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    else:
+        torch.set_deterministic_debug_mode(0 if not enabled else 1 if warn_only else 2)
 
 
 @contextmanager

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.data import Batch, test_batches
-from tiebreak.design.axes import LossScale, OptimizerName, PoolJacobian, Schedule
+from tiebreak.design.axes import LossScale, PoolJacobian, Schedule
 from tiebreak.design.cell import Optimizer
+from tiebreak.protocols.optimizer import Updater
 from tiebreak.protocols.setting import Setting
 from tiebreak.records.session import Checkpoint
 
@@ -78,7 +79,7 @@ class Training:
         self._buffers = {
             name: buffer for name, buffer in self.model.named_buffers() if buffer.is_floating_point()
         }
-        self._optimizer = _optimizer(optimizer, self._parameters.values())
+        self._optimizer = Updater(optimizer, self._parameters.values())
         self._scaler = torch.amp.GradScaler(
             setting.device.type, enabled=optimizer.loss_scale is LossScale.DYNAMIC
         )
@@ -93,8 +94,7 @@ class Training:
         The running sums are cleared unless the epoch is `continued` after a restore.
         """
         lr = learning_rate(self._settings, epoch=epoch, num_epochs=self._num_epochs)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        self._optimizer.lr = lr
         if not continued:
             self._loss_sum, self._num_correct, self._num_seen = 0.0, 0, 0
         return lr
@@ -105,7 +105,7 @@ class Training:
         A gradient that overflows under dynamic loss scaling is no divergence while the scale can fall: the
         scaler skips the step and lowers it, as it is meant to.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         logits, loss = self._setting.forward(self.model, batch)
         self.step_count += 1
         value = loss.item()
@@ -116,7 +116,7 @@ class Training:
         self._num_seen += len(batch.labels)
         scale = self._scaler.get_scale()
         self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
+        self._scaler.step(cast(torch.optim.Optimizer, self._optimizer))
         self._scaler.update()
         unscalable = self._scaler.get_scale() < scale <= 1.0
         if not unscalable and _all_finite(self._watched()):
@@ -161,11 +161,8 @@ class Training:
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name."""
         named = {f"{prefix}model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, slots in self._optimizer.state_dict()["state"].items():
-            for slot, value in slots.items():
-                if isinstance(value, Tensor):
-                    named[f"{prefix}optimizer.{index}.{slot}"] = value
-        return named
+        slots = self._optimizer.tensors()
+        return named | {f"{prefix}optimizer.{name}": tensor for name, tensor in slots.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything else that the next step depends on, as JSON values."""
@@ -179,22 +176,8 @@ class Training:
 
     def restore(self, checkpoint: Checkpoint, state: Mapping[str, Any], prefix: str = "") -> None:
         """Put back what `tensors` and `state` gave."""
-        model = f"{prefix}model."
-        self.model.load_state_dict(
-            {
-                name.removeprefix(model): tensor
-                for name, tensor in checkpoint.tensors.items()
-                if name.startswith(model)
-            }
-        )
-        slots: dict[int, dict[str, Tensor]] = {}
-        optimizer = f"{prefix}optimizer."
-        for name, tensor in checkpoint.tensors.items():
-            if name.startswith(optimizer):
-                index, slot = name.removeprefix(optimizer).split(".")
-                slots.setdefault(int(index), {})[slot] = tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.model.load_state_dict(_named(checkpoint.tensors, f"{prefix}model."))
+        self._optimizer.restore(_named(checkpoint.tensors, f"{prefix}optimizer."))
         self._scaler.load_state_dict(dict(state["scaler"]))
         self.step_count = state["step_count"]
         self._loss_sum = state["loss_sum"]
@@ -228,14 +211,9 @@ def evaluate(setting: Setting, model: nn.Module) -> Score:
     )
 
 
-def _optimizer(settings: Optimizer, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    if settings.name is OptimizerName.ADAM:
-        return torch.optim.Adam(
-            parameters, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay
-        )
-    return torch.optim.SGD(
-        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _is_float_tensor(value: object) -> bool:
