@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "config": frozenset({"design"}),
     "console": frozenset({"design", "records", "runner"}),
     "cuda": frozenset({"design"}),
+    "conventions": frozenset({"design", "numerics"}),
+    "testing": frozenset({"design", "numerics"}),
     "audit": frozenset({"design", "numerics", "exact", "models", "protocols", "report"}),
 }
 EVERYTHING = frozenset(MAY_IMPORT)

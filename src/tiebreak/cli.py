@@ -155,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     migrate = verb("migrate", _migrate, "give records of an older version their present names")
     migrate.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
 
+    conventions = verb("conventions", _conventions, "measure what this torch does at ties and kinks")
+    conventions.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where")
+    conventions.add_argument("--no-compile", action="store_true", help="eager only: seconds, not minutes")
+    conventions.add_argument("--json", action="store_true", help="every answer as JSON, not the table")
+    conventions.add_argument("--output", type=Path, metavar="FILE", help="a file instead of the terminal")
+
     verb("kernel", _kernel, "say whether the compiled CPU kernel is there, building it if it can be")
     return parser
 
@@ -478,6 +484,35 @@ def _kernel(parsed: argparse.Namespace) -> int:
 
     status = kernel_status()
     print(f"compiled CPU kernel: {'ready' if status.available else 'absent'} ({status.reason})")
+    return 0
+
+
+def _conventions(parsed: argparse.Namespace) -> int:
+    from tiebreak.console import make_console
+    from tiebreak.conventions import compiler_status, measure_conventions, surroundings, to_json, to_markdown
+
+    if parsed.output is not None and not parsed.output.parent.is_dir():
+        raise UserError(
+            f"--output {parsed.output}: there is no folder {parsed.output.parent}. Make it first."
+        )
+    device = _auto_device()() if parsed.device == "auto" else parsed.device
+    compiled, reason = False, "--no-compile was given"
+    if not parsed.no_compile:
+        compiled, reason = compiler_status(device=device)
+    with make_console().status("measuring") as status:
+        found = measure_conventions(
+            device=device,
+            compiled=compiled,
+            progress=lambda done, total: status.update(f"measuring: {done} of {total} operations"),
+        )
+    where = surroundings(device=device, compiled="measured" if compiled else f"not measured: {reason}")
+    text = to_json(found, where=where) if parsed.json else to_markdown(found, where=where)
+    if parsed.output is None:
+        print(text, end="")
+        return 0
+    with explained(parsed.output):
+        parsed.output.write_text(text, encoding="utf-8")
+    print(f"conventions: {parsed.output}")
     return 0
 
 
