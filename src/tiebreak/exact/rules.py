@@ -26,7 +26,7 @@ class Rule:
 
     @classmethod
     def of(cls, jacobian: PoolJacobian | Fraction) -> Rule:
-        """The rule of a Jacobian, whose beta is the rational number that the float is; or of any rational beta.
+        """The rule of a Jacobian, whose beta is the rational that the float is; or of any rational beta.
 
         Both forward arms have the same value and the same derivative over the reals.
 

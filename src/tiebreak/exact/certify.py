@@ -1,0 +1,341 @@
+"""Certificates: is the derivative that automatic differentiation takes at ties a matter of rounding or not?
+
+For a network at floating-point parameters, a batch and a cotangent g at its output, let
+
+    D = backprop with one rule at ties - backprop with PyTorch's rule,
+
+over the reals, one entry a parameter. A certificate says whether D = 0. It is about this g, which both rules
+share because they share the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from tiebreak.design.axes import MINIMAL, PoolJacobian, UserError
+from tiebreak.exact import primes as prime_numbers
+from tiebreak.exact.bounds import Balls
+from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, Verdict
+from tiebreak.exact.decide import Walk
+from tiebreak.exact.dyadic import subnormal_numbers_are_kept
+from tiebreak.exact.evaluation import Windows
+from tiebreak.exact.graph import Affine, Conv2d, Graph, Linear, MaxPool2d, Parameter
+from tiebreak.exact.heights import Heights, heights
+from tiebreak.exact.residues import Adjoint, Residues
+from tiebreak.exact.rules import Rule
+from tiebreak.exact.slices import FixedPoint
+from tiebreak.numerics.selection import has_entry
+
+LOG2_ERROR = -40.0
+"""Default bound of log2 of the probability that a certificate in random mode is wrong."""
+
+
+def certify_graph(
+    graph: Graph,
+    cotangent: Tensor,
+    *,
+    jacobians: Sequence[PoolJacobian | Fraction] = (MINIMAL,),
+    mode: Mode = Mode.RANDOM,
+    log2_error: float = LOG2_ERROR,
+    seed: int | None = None,
+    chunk: int | None = None,
+    keep_entries: bool = False,
+) -> Certificate:
+    """Whether each rule gives another derivative than PyTorch's, over the reals.
+
+    Args:
+        graph: the network at its point, from `record`.
+        cotangent: (N, classes) floating point: the derivative of the loss with respect to the output, taken
+            as the exact numbers that it holds.
+        jacobians: rules to compare with PyTorch's, as Jacobians or as any rational beta.
+        mode: `random` for as many random primes as `log2_error` asks for, `proof` for as many as prove it.
+        log2_error: in random mode, bound of log2 of the probability of any wrong statement; below 0.
+        seed: of the primes; None draws one. A network made by someone who knows the seed can deceive it.
+        chunk: images at a time; None chooses by memory.
+        keep_entries: keep where D is not 0.
+
+    Returns:
+        The certificate. A network, batch or cotangent with an infinity or NaN gets no verdict, and says so.
+
+    Raises:
+        NotCertifiableError: a sum too long to be exact, or a rule without a meaning over the reals.
+        UserError: a cotangent of another shape, an error bound that is no probability.
+    """
+    rules = [Rule.of(jacobian) for jacobian in jacobians]
+    labels = [
+        jacobian.label if isinstance(jacobian, PoolJacobian) else f"beta{jacobian}" for jacobian in jacobians
+    ]
+    _check(graph, cotangent, log2_error)
+    seed = secrets.randbits(63) if seed is None else seed
+    cotangent = cotangent.detach().double()
+    nonfinite = _nonfinite(graph, cotangent)
+    if nonfinite is not None:
+        return _without_verdict(labels, mode, seed, nonfinite)
+    if not subnormal_numbers_are_kept():
+        raise UserError(
+            "this process replaces subnormal numbers by 0, and then nothing computed is certain. Call "
+            "torch.set_flush_denormal(False) first."
+        )
+    sizes = heights(graph, cotangent, rules=rules)
+    number = _num_primes(graph, sizes, mode, log2_error)
+    while True:
+        search = _Search(graph, cotangent, rules, mode, sizes, number, seed, chunk)
+        with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
+            search.run()
+        certificate = search.certificate(labels, keep_entries=keep_entries)
+        if certificate.evidence.log2_error <= log2_error:
+            return certificate
+        number += 1  # more numbers had to be compared than was expected
+
+
+@dataclass
+class _Pool:
+    """Counts of one pool, over the parts of the batch."""
+
+    tied: int = 0
+    dead: int = 0
+    in_floats: int = 0
+    only_by_rounding: int = 0
+    missed: int = 0
+    other: int = 0
+
+
+@dataclass
+class _Search:
+    """The parts of a batch, one after the other."""
+
+    graph: Graph
+    cotangent: Tensor
+    rules: Sequence[Rule]
+    mode: Mode
+    heights: Heights
+    num_primes: int
+    seed: int
+    chunk: int | None
+    pools: dict[int, _Pool] = field(default_factory=dict)
+    equalities: dict[int, int] = field(default_factory=dict)
+    escalated: int = 0
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        drawn = prime_numbers.draw_primes(self.num_primes, seed=self.seed)
+        self.fields = [Residues(prime) for prime in drawn]
+        self.pools = {index: _Pool() for index in self.graph.pools}
+        self.totals: list[list[dict[str, Tensor]]] = [[{} for _ in self.rules] for _ in self.fields]
+        self.used_primes = False
+
+    def run(self) -> None:
+        """All parts."""
+        images = self.chunk or _images_at_a_time(self.graph, len(self.fields))
+        # One filter a width serves all parts, so that the weights are split into digits once.
+        filters = cache(lambda width: Balls() if width == 1 else FixedPoint(width))
+        for start in range(0, len(self.graph.batch), images):
+            part = slice(start, start + images)
+            walk = Walk(self.graph, self.graph.batch[part], self.fields, filters)
+            walk.run()
+            self._count(walk, part)
+            self._derivative(walk, part)
+
+    def _count(self, walk: Walk, part: slice) -> None:
+        """Add a part's evidence."""
+        self.escalated += walk.escalated
+        self.width = max(self.width, walk.width)
+        for node, number in walk.equalities.items():
+            self.equalities[node] = self.equalities.get(node, 0) + number
+        for index, pool in self.pools.items():
+            windows, operation = walk.decisions[index], self.graph.nodes[index].operation
+            assert isinstance(windows, Windows)
+            assert isinstance(operation, MaxPool2d)
+            mask = operation.float_mask[:, part]
+            floats = torch.stack([has_entry(mask, entry).bool() for entry in range(len(windows.tied))])
+            real_tie, float_tie = windows.number > 1, floats.sum(0) > 1
+            pool.tied += int(real_tie.sum())
+            pool.dead += int((walk.dead_zeros(index) & real_tie).sum())
+            pool.in_floats += int(float_tie.sum())
+            pool.only_by_rounding += int((float_tie & ~real_tie).sum())
+            pool.missed += int((real_tie & ~float_tie).sum())
+            pool.other += int((floats != windows.tied).any(0).sum())
+
+    def _derivative(self, walk: Walk, part: slice) -> None:
+        """Add a part's share of D, from the images with a tie through which a gradient may pass."""
+        cotangent = self.cotangent[part]
+        live = {}
+        for index in self.pools:
+            windows = walk.decisions[index]
+            assert isinstance(windows, Windows)
+            live[index] = ((windows.number > 1) & ~walk.dead_zeros(index)).flatten(1).any(1)
+        affected = torch.stack([*live.values(), torch.zeros(len(cotangent), dtype=torch.bool)]).any(0)
+        affected &= (cotangent != 0).any(1)
+        if not bool(affected.any()):
+            return
+        self.used_primes = True
+        images = affected.nonzero().flatten()
+        decisions = {
+            index: decision.of(images) if isinstance(decision, Windows) else decision[images]
+            for index, decision in walk.decisions.items()
+        }
+        pools = frozenset(index for index, where in live.items() if bool(where[images].any()))
+        for numbers, lane, totals in zip(self.fields, walk.lanes(), self.totals, strict=True):
+            lane.advance(max(lane.keep, default=0), walk.decisions)
+            values = {index: lane.values[index][images] for index in lane.keep}
+            adjoint = Adjoint(numbers, self.graph, values=values, decisions=decisions, rules=self.rules)
+            found = adjoint.run(numbers.encode(cotangent[images]), live=pools)
+            for total, some in zip(totals, found, strict=True):
+                for name, one in some.items():
+                    total[name] = one if name not in total else numbers.reduce(total[name] + one)
+
+    def certificate(self, labels: Sequence[str], *, keep_entries: bool) -> Certificate:
+        """What the parts prove together."""
+        verdicts = tuple(
+            self._verdict(label, [lane[place] for lane in self.totals], keep_entries)
+            for place, label in enumerate(labels)
+        )
+        used = bool(self.equalities) or self.used_primes
+        chosen = tuple(numbers.prime for numbers in self.fields) if used else ()
+        vacuous = not bool((self.cotangent != 0).any())
+        return Certificate(
+            verdicts=verdicts,
+            pools=tuple(self._truth(index, pool) for index, pool in self.pools.items()),
+            evidence=Evidence(
+                mode=self.mode,
+                seed=self.seed,
+                primes=chosen,
+                log2_error=self._error(chosen, verdicts),
+                bits=self.heights.difference,
+                num_equalities=sum(self.equalities.values()),
+                num_escalated=self.escalated,
+                digits=0 if self.width == 1 else self.width,
+                vacuous=vacuous,
+            ),
+            nonfinite=None,
+        )
+
+    def _verdict(self, label: str, lanes: Sequence[dict[str, Tensor]], keep_entries: bool) -> Verdict:
+        """An entry of D is not 0 if it is not 0 modulo any prime."""
+        entries = {}
+        for name in self.graph.parameters:
+            found = [lane[name] != 0 for lane in lanes if name in lane]
+            if found:
+                entries[name] = torch.stack(found).any(0)
+        counts = {name: int(entry.sum()) for name, entry in entries.items()}
+        counts = {name: count for name, count in counts.items() if count}
+        if keep_entries:
+            for name, shape in self.graph.parameters.items():
+                entries.setdefault(name, torch.zeros(shape, dtype=torch.bool))
+        return Verdict(
+            rule=label,
+            different=bool(counts),
+            num_nonzero=counts,
+            entries=entries if keep_entries else None,
+        )
+
+    def _error(self, chosen: tuple[int, ...], verdicts: Sequence[Verdict]) -> float:
+        """Union bound over every equality and every D = 0 that rest on zero residues."""
+        terms = [
+            math.log2(number)
+            + prime_numbers.log2_error(self.heights.equality[self.graph.nodes[node].inputs[0]], primes=chosen)
+            for node, number in self.equalities.items()
+            if number
+        ]
+        if self.used_primes:
+            zero = prime_numbers.log2_error(self.heights.difference, primes=chosen)
+            terms += [zero for verdict in verdicts if not verdict.different]
+        largest = max(terms, default=-math.inf)
+        if largest == -math.inf:
+            return -math.inf
+        return min(0.0, largest + math.log2(sum(2 ** (term - largest) for term in terms)))
+
+    def _truth(self, index: int, pool: _Pool) -> PoolTruth:
+        node = self.graph.nodes[index]
+        return PoolTruth(
+            where=node.where,
+            windows=math.prod(node.shape),
+            tied=pool.tied,
+            tied_at_dead_zero=pool.dead,
+            tied_in_floats=pool.in_floats,
+            tied_only_by_rounding=pool.only_by_rounding,
+            missed_by_rounding=pool.missed,
+            other_maxima=pool.other,
+        )
+
+
+def _num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> int:
+    """Primes that prove everything, or in random mode enough for D and to compare a quarter of all windows.
+
+    How many numbers have to be compared is not known before; the certificate adds up what was.
+    """
+    compared = [
+        (sizes.equality[node.inputs[0]], math.log2(math.prod(node.shape)) - 2)
+        for node in graph.nodes
+        if isinstance(node.operation, MaxPool2d)
+    ]
+    if mode is Mode.PROOF:
+        return prime_numbers.primes_for_proof(max([sizes.difference, *sizes.equality]))
+    number = 1
+    while True:
+        primes = (2**20,) * number
+        terms = [prime_numbers.log2_error(sizes.difference, primes=primes) + 1]
+        terms += [prime_numbers.log2_error(bits, primes=primes) + log2 for bits, log2 in compared]
+        if max(terms) + math.log2(len(terms)) <= log2_error:
+            return number
+        number += 1
+
+
+def _check(graph: Graph, cotangent: Tensor, log2_error: float) -> None:
+    shape = graph.nodes[graph.output].shape
+    if tuple(cotangent.shape) != shape or not cotangent.is_floating_point():
+        raise UserError(
+            f"the cotangent must be floating point of the output's shape {shape}, got "
+            f"{tuple(cotangent.shape)} of {cotangent.dtype}."
+        )
+    if not -math.inf < log2_error < 0:
+        raise UserError(f"log2_error must be a finite number below 0, got {log2_error}. Use -40.")
+
+
+def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:
+    """Where an infinity or a NaN stands."""
+    for node in graph.nodes:
+        for tensor in vars(node.operation).values():
+            value = tensor.value if isinstance(tensor, Parameter) else tensor
+            if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+                return f"a parameter at {node.where}"
+    if graph.nonfinite is not None:
+        return graph.nonfinite
+    return None if bool(cotangent.isfinite().all()) else "the cotangent"
+
+
+def _without_verdict(labels: Sequence[str], mode: Mode, seed: int, nonfinite: str) -> Certificate:
+    return Certificate(
+        verdicts=tuple(Verdict(rule=label, different=None, num_nonzero={}) for label in labels),
+        pools=(),
+        evidence=Evidence(
+            mode=mode,
+            seed=seed,
+            primes=(),
+            log2_error=-math.inf,
+            bits=0.0,
+            num_equalities=0,
+            num_escalated=0,
+            digits=0,
+            vacuous=False,
+        ),
+        nonfinite=nonfinite,
+        reason=f"an infinity or a NaN at {nonfinite}",
+    )
+
+
+def _images_at_a_time(graph: Graph, num_primes: int) -> int:
+    """Images whose residues modulo all primes take about as much memory as a backward pass of the batch."""
+    number = len(graph.batch)
+    every = sum(math.prod(node.shape[1:]) for node in graph.nodes)
+    kept = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Conv2d | Linear | Affine)}
+    lanes = num_primes * sum(math.prod(graph.nodes[index].shape[1:]) for index in kept)
+    return max(1, min(number, math.ceil(number * every / (every + lanes))))

@@ -1,0 +1,190 @@
+"""How large the whole numbers behind the rationals of a network can be, before any of them is known.
+
+Every value of a node is N / (Q 2**E): E adds up the places of the weights, Q the divisors of average pools
+and of shares at ties. With a bound of the value's size this bounds |N|, and so how many primes can divide it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor
+
+from tiebreak.design.axes import Selection
+from tiebreak.exact.dyadic import last_place, log2_largest
+from tiebreak.exact.graph import (
+    Affine,
+    AveragePool2d,
+    Conv2d,
+    Graph,
+    Linear,
+    MaxPool2d,
+    Node,
+)
+from tiebreak.exact.rules import Rule
+
+
+@dataclass(frozen=True)
+class Height:
+    """Numbers below 2**magnitude in size that are whole multiples of 2**-places (apart from Q)."""
+
+    magnitude: float
+    places: int
+
+    @property
+    def bits(self) -> float:
+        """Logarithm of the size of the whole number."""
+        return max(0.0, self.magnitude + self.places)
+
+    def times(self, other: Height) -> Height:
+        """Of a product."""
+        return Height(self.magnitude + other.magnitude, self.places + other.places)
+
+    def plus(self, other: Height) -> Height:
+        """Of a sum."""
+        return Height(_log2_sum(self.magnitude, other.magnitude), max(self.places, other.places))
+
+
+def of(x: Tensor) -> Height:
+    """Of the entries of a tensor."""
+    return Height(log2_largest(x), last_place(x))
+
+
+@dataclass(frozen=True)
+class Heights:
+    """Of a network at a point.
+
+    Attributes:
+        equality: for each node, bits of the difference of two of its values.
+        difference: bits of every entry of the difference that a rule makes to the derivative.
+    """
+
+    equality: tuple[float, ...]
+    difference: float
+
+
+def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[Rule]) -> Heights:
+    """Bounds for every node and for the derivative.
+
+    Args:
+        graph: the network.
+        cotangent: (N, classes) float64.
+        rules: compared with PyTorch's.
+    """
+    nodes = graph.nodes
+    divisors = sum(
+        math.log2(math.lcm(*map(int, node.operation.divisor.unique().tolist())))
+        for node in nodes
+        if isinstance(node.operation, AveragePool2d)
+    )
+    values = _values(graph)
+    equality = tuple(value.magnitude + 1 + value.places + divisors for value in values)
+    shares, factor = _at_ties(rules)
+    ties = sum(
+        math.log2(math.lcm(*range(1, node.operation.geometry.num_entries + 1)) * shares)
+        for node in nodes
+        if isinstance(node.operation, MaxPool2d)
+    )
+    worst = _derivative(graph, of(cotangent), values, factor)
+    return Heights(equality, worst + 1 + 2 * divisors + ties)
+
+
+def _values(graph: Graph) -> list[Height]:
+    found: list[Height] = [of(graph.batch)]
+    for node in graph.nodes[1:]:
+        inputs = [found[source] for source in node.inputs]
+        match node.operation:
+            case Conv2d() | Linear() as operation:
+                weight, bias = operation.weight.value, operation.bias
+                gain = Height(_log2(weight.abs().flatten(1).sum(1)), last_place(weight))
+                result = inputs[0].times(gain)
+                found.append(result if bias is None else result.plus(of(bias.value)))
+            case Affine() as operation:
+                found.append(inputs[0].times(of(operation.scale)).plus(of(operation.shift)))
+            case _:  # sums, selections and averages, whose divisors are counted apart
+                result = inputs[0]
+                for other in inputs[1:]:
+                    result = result.plus(other)
+                found.append(result)
+    return found
+
+
+def _derivative(graph: Graph, cotangent: Height, values: list[Height], factor: float) -> float:
+    """Bits of the largest entry of a derivative, ties and divisors apart."""
+    adjoints: dict[int, Height] = {graph.output: cotangent}
+    worst = 0.0
+    for index in range(graph.output, 0, -1):
+        node = graph.nodes[index]
+        adjoint = adjoints.pop(index, None)
+        if adjoint is None:
+            continue
+        source = values[node.inputs[0]]
+        terms = math.log2(max(1, math.prod(node.shape) // max(1, node.shape[1])))
+        for parameter in _parameters(node, source):
+            entry = adjoint.times(parameter)
+            worst = max(worst, Height(entry.magnitude + terms, entry.places).bits)
+        passed = adjoint.times(_gain(node, factor))
+        for target in node.inputs:
+            before = adjoints.get(target)
+            adjoints[target] = passed if before is None else before.plus(passed)
+    return worst
+
+
+def _parameters(node: Node, source: Height) -> Iterable[Height]:
+    """What the adjoint is multiplied with in the derivative of each parameter."""
+    one = Height(0.0, 0)
+    match node.operation:
+        case Conv2d() | Linear():
+            yield from (source, one)
+        case Affine() as operation:
+            yield from (source.plus(of(operation.mean)), one)
+
+
+def _gain(node: Node, factor: float) -> Height:
+    """By what an adjoint grows on the way through a node."""
+    match node.operation:
+        case Conv2d() as operation:
+            weight = operation.weight.value
+            groups = weight.abs().reshape(operation.groups, -1, *weight.shape[1:])
+            return Height(_log2(groups.sum((1, 3, 4))), last_place(weight))
+        case Linear() as operation:
+            weight = operation.weight.value
+            return Height(_log2(weight.abs().sum(0)), last_place(weight))
+        case Affine() as operation:
+            return of(operation.scale)
+        case MaxPool2d(geometry):
+            windows = math.prod(
+                -(-size * step // jump)
+                for size, step, jump in zip(geometry.kernel, geometry.dilation, geometry.stride, strict=True)
+            )
+            return Height(math.log2(windows) + factor, 0)
+        case AveragePool2d() as operation:
+            windows = float(operation.rows.sum(0).max() * operation.columns.sum(0).max())
+            return Height(math.log2(max(1.0, windows)), 0)
+        case _:
+            return Height(0.0, 0)
+
+
+def _at_ties(rules: Sequence[Rule]) -> tuple[int, float]:
+    """Common denominator of all beta, and log2 of the largest share."""
+    largest = Fraction(1)
+    for rule in rules:
+        if rule.selection is Selection.BETA:
+            largest = max(largest, abs(1 - rule.beta) + abs(rule.beta))
+    shares = math.lcm(*(rule.beta.denominator for rule in rules))
+    return shares, math.log2(largest) if largest < 2**1000 else float(largest.numerator.bit_length())
+
+
+def _log2(sums: Tensor) -> float:
+    """Upper bound of log2 of the largest of some sums of sizes."""
+    largest = float(sums.max()) if sums.numel() else 0.0
+    return -math.inf if largest == 0 else math.log2(largest) + 2.0**-20
+
+
+def _log2_sum(first: float, second: float) -> float:
+    if min(first, second) == -math.inf:
+        return max(first, second)
+    return max(first, second) + math.log2(1 + 2 ** -abs(first - second)) + 2.0**-40

@@ -1,0 +1,291 @@
+"""Fixed point of any width with a bound on its error: decides what float64 leaves open.
+
+A number is sum over i < n of d_i 2**(top - 20 (i + 1)) with whole digits |d_i| <= 2**20, one `top` a tensor;
+so sums of products of digits are exact in float64 (as in `contraction`), and n digits carry 20 n bits. The
+worst-case bound of a deep network grows by about five bits a layer, and n is doubled until every sign and
+order that is not a tie is certain. Source: ours; the splitting into digits is that of K. Ozaki, T. Ogita,
+S. Oishi, S. Rump, Error-free transformations of matrix multiplication, Numerical Algorithms 59, 2012.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tiebreak.exact import contraction
+from tiebreak.exact.bounds import UNIT, Ball
+from tiebreak.exact.dyadic import log2_largest, significands
+from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
+from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
+
+BITS = 20
+MOST_DIGITS = 90
+Product = Callable[[Tensor, Tensor], Tensor]
+Split = Callable[[Tensor, Tensor], list[Tensor]]
+_RADIX = 2.0**BITS
+_GROWTH = 1 + 2.0**-20
+"""Covers every rounding of a bound: each is a sum of fewer than 2**30 positive float64 numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Real numbers near fixed-point ones.
+
+    Attributes:
+        digits: (n, ...) whole numbers of at most 2**20 in size as float64, the most significant first.
+        top: the place of digit i is 2**(top - 20 (i + 1)); a multiple of 20.
+        error: (...) float64, at most so many units of the last place from the truth.
+    """
+
+    digits: Tensor
+    top: int
+    error: Tensor
+
+    def reshaped(self, shape: tuple[int, ...]) -> Fixed:
+        """The same numbers in another shape."""
+        return Fixed(self.digits.reshape(len(self.digits), *shape), self.top, self.error.reshape(shape))
+
+
+class FixedPoint(Numbers[Fixed]):
+    """Fixed point with a bound on its error.
+
+    Args:
+        width: digits of 20 bits.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._encoded: dict[int, tuple[Tensor, Fixed, Tensor]] = {}
+
+    def batch(self, x: Tensor) -> Fixed:
+        """The batch, to the last of `width` digits."""
+        return self._encode(x)
+
+    def conv(self, x: Fixed, operation: Conv2d) -> Fixed:
+        """Convolution with bias."""
+        weight = operation.weight.value
+        product = functools.partial(contraction.conv, spec=operation)
+        split = functools.partial(_split_conv, spec=operation)
+        result = self._contract(x, weight, product, split, products=weight[0].numel())
+        return self._shifted(result, None if operation.bias is None else operation.bias.value)
+
+    def linear(self, x: Fixed, operation: Linear) -> Fixed:
+        """Product with a matrix, with bias."""
+        weight = operation.weight.value
+        result = self._contract(x, weight, _matrix, _split_matrix, products=weight.shape[1])
+        return self._shifted(result, None if operation.bias is None else operation.bias.value)
+
+    def affine(self, x: Fixed, operation: Affine) -> Fixed:
+        """Scale and shift a channel."""
+        result = self._contract(
+            x, operation.scale, torch.mul, _split_scale, products=1, shape=_a_channel(x.error)
+        )
+        return self._shifted(result, operation.shift)
+
+    def average(self, x: Fixed, operation: AveragePool2d) -> Fixed:
+        """Average pool: exact sums, then a long division by whole numbers."""
+        rows, columns = operation.rows, operation.columns.t()
+        total = self._carried(list(rows @ x.digits @ columns), x.top, (rows @ x.error @ columns) * _GROWTH)
+        digits, rest = [], torch.zeros_like(total.error)
+        for digit in total.digits:
+            part = rest * _RADIX + digit
+            quotient = (part / operation.divisor).round_()
+            rest = part - quotient * operation.divisor
+            digits.append(quotient)
+        return self._carried(digits, total.top, (total.error / operation.divisor + 1) * _GROWTH)
+
+    def add(self, first: Fixed, second: Fixed) -> Fixed:
+        """Sum."""
+        top = max(first.top, second.top)
+        one, other = (self._at(value, top) for value in (first, second))
+        return self._carried(list(one.digits + other.digits), top, (one.error + other.error) * _GROWTH)
+
+    def concat(self, values: Sequence[Fixed], axis: int) -> Fixed:
+        """One after the other."""
+        top = max(value.top for value in values)
+        moved = [self._at(value, top) for value in values]
+        return Fixed(
+            torch.cat([value.digits for value in moved], axis + 1),
+            top,
+            torch.cat([value.error for value in moved], axis),
+        )
+
+    def masked(self, x: Fixed, mask: Tensor) -> Fixed:
+        """x where the mask is true, exactly 0 elsewhere."""
+        return Fixed(x.digits * mask, x.top, x.error.where(mask, 0.0))
+
+    def gathered(self, x: Fixed, windows: Windows) -> Fixed:
+        """The chosen entry of each window."""
+        return Fixed(gather(x.digits, windows), x.top, gather(x.error, windows))
+
+    def reshaped(self, x: Fixed, shape: tuple[int, ...]) -> Fixed:
+        """Another shape."""
+        return x.reshaped(shape)
+
+    def centred(self, x: Fixed) -> Ball:
+        """The numbers as float64 in units of the last place, with what rounding them costs in the bound."""
+        return self._ball(x.digits, x.error)
+
+    def differences(self, x: Fixed, node: Node) -> tuple[Ball, Tensor]:
+        """The entries of each window minus one of them, in units of the last place, and which exist.
+
+        Subtracted as digits, so that close numbers lose nothing.
+        """
+        rough = patches(self.centred(x).value, node, fill=-math.inf)
+        reference = rough.argmax(0, keepdim=True)
+        digits = []
+        for digit in x.digits:
+            entries = patches(digit, node, fill=0.0)
+            digits.append(entries - entries.gather(0, reference))
+        error = patches(x.error, node, fill=0.0)
+        return self._ball(torch.stack(digits), error), rough != -math.inf
+
+    def _ball(self, digits: Tensor, error: Tensor) -> Ball:
+        """Horner's rule: exact until 2**53 is passed, and from there on each step rounds relatively."""
+        scale = 1.0 if len(digits) <= 40 else 2.0**-900  # so that no number overflows
+        value = torch.zeros_like(error)
+        for digit in digits:
+            value = value * _RADIX + digit * scale
+        return Ball(value, (error * scale + 2 * (len(digits) + 1) * UNIT * value.abs()) * _GROWTH)
+
+    def _encode(self, x: Tensor, *, width: int | None = None) -> Fixed:
+        """Digits of float64 numbers, the rest in the bound."""
+        width = self.width if width is None else width
+        top = _round_up(log2_largest(x))
+        whole, exponent = significands(x)
+        digits, rest = [], whole.abs()
+        for place in range(width):
+            unit = exponent - (top - BITS * (place + 1))  # of the significand, in places of this digit
+            # A significand of 53 bits, shifted to this place: what is whole stays, the remainder goes on.
+            whole_part = torch.where(unit >= 0, rest << unit.clamp(0, BITS), rest >> (-unit).clamp(0, 63))
+            digits.append((whole_part * whole.sign()).double())
+            rest = torch.where(unit >= 0, 0, rest - (whole_part << (-unit).clamp(0, 62)))
+        return Fixed(torch.stack(digits), top, (rest != 0).double())
+
+    def _constant(self, x: Tensor) -> tuple[Fixed, Tensor]:
+        """Digits of a tensor of the graph and, scaled to at most 1, its size; computed once."""
+        if id(x) not in self._encoded:
+            fixed = self._encode(x, width=self.width + 1)
+            half = fixed.top // 2  # in two steps, as 2**-top alone may overflow
+            size = (x.abs() * 2.0**-half * 2.0 ** -(fixed.top - half)).clamp_(min=2.0**-1000)
+            self._encoded[id(x)] = (x, fixed, size)
+        return self._encoded[id(x)][1:]
+
+    def _contract(
+        self, x: Fixed, weight: Tensor, product: Product, split: Split, *, products: int, shape=None
+    ) -> Fixed:
+        """Sums of products with a tensor of the graph.
+
+        Products of digits i and j with i + j <= len(x.digits) are kept, all later ones go into the bound.
+        """
+        fixed, size = self._constant(weight)
+        if shape is not None:
+            fixed, size = fixed.reshaped(shape), size.reshape(shape)
+        depth = len(x.digits) + 1  # digit d of the result: 2**(top - 20 (d + 2))
+        places: list[Tensor | None] = [None] * (depth + 1)
+        last_weight = len(fixed.digits)
+        used = [bool(digit.any()) for digit in fixed.digits]
+        for i, digit in enumerate(x.digits):
+            for j in range(min(last_weight, depth - i)):
+                if used[j]:
+                    for part in split(digit, fixed.digits[j]):
+                        _carry(places, i + j, part)
+        zero = next((place for place in places if place is not None), None)
+        if zero is None:
+            zero = product(x.digits[0], fixed.digits[0])
+        digits = [torch.zeros_like(zero) if place is None else place for place in places]
+        top = x.top + fixed.top
+        # In units of the last place, 2**(top - 20 (depth + 1)): x's own error times |w|, the products that
+        # were left out (each below 2**40 in a place of depth or later), and the rest of the weight.
+        unit = _RADIX ** (depth + 1 - len(x.digits))
+        error = product(x.error * _GROWTH, size) * (unit * _GROWTH)
+        omitted = products * (depth + 2) * 2.0
+        rest = products * 2.0 * _RADIX ** (depth - self.width) if bool(fixed.error.any()) else 0.0
+        return self._carried(digits, top, (error + omitted * _RADIX + rest) * _GROWTH)
+
+    def _shifted(self, x: Fixed, bias: Tensor | None) -> Fixed:
+        """Add one number a channel."""
+        if bias is None:
+            return x
+        fixed = self._constant(bias)[0].reshaped(_a_channel(x.error))
+        shape = x.error.shape
+        digits = fixed.digits.expand(len(fixed.digits), *shape)
+        return self.add(x, Fixed(digits, fixed.top, fixed.error.expand(shape)))
+
+    def _at(self, x: Fixed, top: int) -> Fixed:
+        """The same numbers with a larger `top` and `width + 1` digits."""
+        zeros = [torch.zeros_like(x.error)] * ((top - x.top) // BITS)
+        return self._cut([*zeros, *x.digits], top, x.error, width=self.width + 1)
+
+    def _carried(self, digits: list[Tensor], top: int, error: Tensor) -> Fixed:
+        """Digits of any size below 2**52 as digits of at most 2**19, the last ones cut off."""
+        carry, result = torch.zeros_like(digits[0]), []
+        for digit in reversed(digits):
+            whole = digit + carry
+            carry = (whole / _RADIX).round_()
+            result.append(whole - carry * _RADIX)
+        while bool(carry.any()):
+            following = (carry / _RADIX).round_()
+            result.append(carry - following * _RADIX)
+            carry, top = following, top + BITS
+        result.reverse()
+        while len(result) > 1 and not bool(result[0].any()):
+            result.pop(0)
+            top -= BITS
+        return self._cut(result, top, error, width=self.width)
+
+    def _cut(self, digits: list[Tensor], top: int, error: Tensor, *, width: int) -> Fixed:
+        """The first `width` digits, the others in the bound; zeros behind where there are fewer."""
+        missing = len(digits) - width
+        if missing > 0:
+            # What is cut is less than one unit of the new last place: digits of at most 2**20, twice summed.
+            error = (error * _RADIX**-missing + 2) * _GROWTH
+            digits = digits[:width]
+        elif missing < 0:
+            digits = digits + [torch.zeros_like(error)] * -missing
+            error = error * _RADIX**-missing
+        return Fixed(torch.stack(digits), top, error)
+
+
+def _carry(places: list[Tensor | None], place: int, part: Tensor) -> None:
+    """Add products, below 2**53, to a place, and what is above 2**20 of it to the place before."""
+    high = (part / _RADIX).round_()
+    low = part.sub_(high * _RADIX)
+    for index, some in ((place, high), (place + 1, low)):
+        before = places[index]
+        places[index] = some if before is None else before.add_(some)
+
+
+def _a_channel(x: Tensor) -> tuple[int, ...]:
+    """Shape of one number a channel beside x."""
+    return (1, x.shape[1], *(1,) * (x.dim() - 2))
+
+
+def _split_scale(x: Tensor, scale: Tensor) -> list[Tensor]:
+    return [x * scale]
+
+
+def _matrix(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.t()
+
+
+def _split_matrix(x: Tensor, weight: Tensor) -> list[Tensor]:
+    step = contraction.MOST_PRODUCTS
+    return [
+        x[:, start : start + step] @ weight[:, start : start + step].t()
+        for start in range(0, x.shape[1], step)
+    ]
+
+
+def _split_conv(x: Tensor, weight: Tensor, spec: Conv2d) -> list[Tensor]:
+    return list(contraction.conv_parts(x, weight, spec))
+
+
+def _round_up(exponent: float) -> int:
+    """The next multiple of 20."""
+    return 0 if exponent == -math.inf else BITS * math.ceil(exponent / BITS)
