@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from tiebreak.design.axes import NATIVE, Arch, DesignError, PoolJacobian
 from tiebreak.design.cell import Network
@@ -31,8 +33,8 @@ def build(
 
     The weights are a function of architecture, init and seed. Batch norm, stem pool, Jacobian, ReLU,
     torch's global generators and default dtype do not move a bit of them; a layer that two variants share
-    has the same name and the same values in both. The layers are described on the meta device first, so
-    nothing is drawn twice; under `torch.device("meta")` they stay there, without values.
+    has the same name and the same values in both. Nothing is drawn twice; under `torch.device("meta")` the
+    layers stay there, without values.
 
     Args:
         network: architecture, batch norm, stem pool and init.
@@ -59,18 +61,20 @@ def build(
             raise DesignError(f"{key} of a network must be a whole number, {least} or more, got {value!r}.")
     parts = Parts(jacobian=jacobian, relu=relu, batch_norm=network.batch_norm, stem_pool=network.stem_pool)
     described_only = torch.get_default_device().type == "meta"
-    with torch.device("meta"):
+    with torch.device("meta" if described_only else "cpu"), _Undrawn():
         model = _describe(network.arch, num_classes=num_classes, in_channels=in_channels, parts=parts).float()
-    if described_only:
-        return model
-    # Not `to_empty`: on the meta device that loads SymPy, which takes half as long as loading torch.
-    empty = {
-        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-        for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(empty, assign=True)
-    draw_weights(model, rule=rule_of(network), seed=seed)
+    if not described_only:
+        draw_weights(model, rule=rule_of(network), seed=seed)
     return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` would draw: memory is allotted, and no generator is read or advanced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _describe(arch: Arch, *, num_classes: int, in_channels: int, parts: Parts) -> nn.Module:

@@ -111,7 +111,7 @@ def shares(gradient: Tensor, mask: Tensor, *, tied: Tensor, jacobian: PoolJacobi
     wide = gradient.to(arithmetic_dtype(gradient.dtype))
     other = (wide / multiplicity(mask).to(wide.dtype)).mul_(jacobian.beta)
     first = other if jacobian.beta == 1.0 else ((1.0 - jacobian.beta) * wide).add_(other)
-    word = _WORDS[gradient.element_size()]
+    word = WORDS[gradient.element_size()]
     change = first.to(gradient.dtype).view(word) ^ gradient.view(word)
     own = only(change, tied).bitwise_xor_(gradient.view(word)).view(gradient.dtype)
     return own, other.to(gradient.dtype)
@@ -129,11 +129,12 @@ def only(values: Tensor, kept: Tensor) -> Tensor:
     Returns:
         The words of the result as a signed integer dtype of the width of `values`.
     """
-    word = _WORDS[values.element_size()]
+    word = WORDS[values.element_size()]
     return kept.view(torch.int8).neg().to(word).bitwise_and_(values.view(word))
 
 
-_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer format of as many bytes as a number has."""
 
 
 def _drawn(mask: Tensor, *, seed: int) -> Tensor:
