@@ -1,9 +1,9 @@
 """Directed near-ties: neurons that fp64 cannot tell from 0 and candidates that it cannot tell apart.
 
 A case is a channel group of its own, so that its decisions show in entries of the gradient of its own: four
-patches under one window, whose products with one filter are equal over the reals, or differ by 2**-40 to 2**-50
-of their size. Equal ones are made by permuted factors, whose fp64 sums are rounded differently; a sum that
-cancels does the same around the kink of a ReLU.
+patches under one window, whose products with one filter are equal over the reals, or differ by 2**-40 to
+2**-50 of their size. Equal ones are made by permuted factors, whose fp64 sums are rounded differently; a sum
+that cancels does the same around the kink of a ReLU.
 """
 
 from random import Random
@@ -26,7 +26,7 @@ def near_ties(seed: int) -> Point:
     random = Random(f"near ties {seed}")
     drawn = [_case(random) for _ in range(CASES)]
     filters, patches = (torch.tensor(part, dtype=torch.float64) for part in zip(*drawn, strict=True))
-    # patches: (case, candidate, factor) -> an image of 2 x 2 pixels with a channel for each factor of each case
+    # (case, candidate, factor) becomes an image of 2 x 2 pixels with a channel for each factor of each case
     batch = patches.transpose(1, 2).reshape(1, CASES * FACTORS, 2, 2)
     draft = Draft(random, numbers=(-1.0, 0.5, 1.0), batch=batch)
     weight = _named(draft, "0.weight", filters.reshape(CASES, FACTORS, 1, 1))

@@ -1,8 +1,8 @@
 """Random small networks at random points where windows tie often, for a reason and without one.
 
-Weights and pixels come from tiny grids, images have constant and repeated areas, so that many windows are tied
-over the reals: some between different patches (the derivative then depends on the rule), some between equal ones
-or at zero (it does not). All is a function of the seed.
+Weights and pixels come from tiny grids, images have constant and repeated areas, so that many windows are
+tied over the reals: some between different patches (the derivative then depends on the rule), some between
+equal ones or at zero (it does not). All is a function of the seed.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def random_point(seed: int) -> Point:
 
 
 class Draft:
-    """A graph under construction, run as a program as it grows: in fp64, each result rounded to some format."""
+    """A graph under construction, run as a program as it grows: in fp64, each result rounded to a format."""
 
     def __init__(self, random, *, numbers=None, batch=None):
         self.random = random
