@@ -18,6 +18,7 @@ from tiebreak.design.axes import MINIMAL, NATIVE, Forward, PoolJacobian, Precisi
 from tiebreak.design.cell import Cell, Trial
 
 if TYPE_CHECKING:
+    from tiebreak.exact.certify import certify
     from tiebreak.models.rewrite import rewrite_pools
     from tiebreak.numerics.normpool import norm_pool2d
     from tiebreak.numerics.pooling import JacobianSwitch, MaxPool2d, max_pool2d
@@ -38,6 +39,7 @@ __all__ = [
     "ReLU",
     "Selection",
     "Trial",
+    "certify",
     "max_pool2d",
     "norm_pool2d",
     "relu",
@@ -50,6 +52,7 @@ _LAZY = {
     "JacobianSwitch": "tiebreak.numerics.pooling",
     "MaxPool2d": "tiebreak.numerics.pooling",
     "ReLU": "tiebreak.numerics.relu",
+    "certify": "tiebreak.exact.certify",
     "max_pool2d": "tiebreak.numerics.pooling",
     "norm_pool2d": "tiebreak.numerics.normpool",
     "relu": "tiebreak.numerics.relu",

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact import contraction
-from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
-from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
+from tiebreak.exact.evaluation import Numbers, Windows, gather
+from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear
 
 UNIT = 2.0**-53
 _TINY = 2.0**-1074
@@ -103,19 +103,6 @@ class Balls(Numbers[Ball]):
     def reshaped(self, x: Ball, shape: tuple[int, ...]) -> Ball:
         """Another shape."""
         return Ball(x.value.reshape(shape), x.radius.reshape(shape))
-
-    def centred(self, x: Ball) -> Ball:
-        """Itself: what a sign is read off."""
-        return x
-
-    def differences(self, x: Ball, node: Node) -> tuple[Ball, Tensor]:
-        """The entries of each window up to one number a window, and which of them exist.
-
-        Returns:
-            (entries, N, C, rows, columns) each; entries outside the image are 0 and do not exist.
-        """
-        value = patches(x.value, node, fill=-torch.inf)
-        return Ball(value, patches(x.radius, node, fill=0.0)), value != -torch.inf
 
     def _spread(self, x: Ball, *, products: int) -> Tensor:
         """What each input adds to the bound, by |w|: its own error and the rounding of its product."""

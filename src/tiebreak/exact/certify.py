@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from tiebreak.design.axes import MINIMAL, PoolJacobian, UserError
 from tiebreak.exact import primes as prime_numbers
-from tiebreak.exact.bounds import Balls
 from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, Verdict
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import subnormal_numbers_are_kept
 from tiebreak.exact.evaluation import Windows
 from tiebreak.exact.graph import Affine, Conv2d, Graph, Linear, MaxPool2d, Parameter
 from tiebreak.exact.heights import Heights, heights
+from tiebreak.exact.record import record
 from tiebreak.exact.residues import Adjoint, Residues
 from tiebreak.exact.rules import Rule
 from tiebreak.exact.slices import FixedPoint
@@ -36,6 +37,76 @@ from tiebreak.numerics.selection import has_entry
 
 LOG2_ERROR = -40.0
 """Default bound of log2 of the probability that a certificate in random mode is wrong."""
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def certify(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    loss: Loss = functional.cross_entropy,
+    jacobians: Sequence[PoolJacobian | Fraction] = (MINIMAL,),
+    mode: Mode = Mode.RANDOM,
+    log2_error: float = LOG2_ERROR,
+    seed: int | None = None,
+) -> Certificate:
+    """Whether rules at ties change the derivative of a network's loss over the reals, at this very point.
+
+    The network is the module's parameters and the batch as they are, in whatever format, taken for the
+    numbers that they hold; it is left as it was. The verdict is about the cotangent `cotangent_of(loss)`.
+
+    Args:
+        model: any module of convolutions, linear layers, ReLUs, max and average pools, sums, concatenations
+            and batch norm in evaluation mode.
+        images: (N, ...), floating point, on the module's device.
+        labels: what the loss takes as its second argument.
+        loss: scalar from the output (N, classes) and the labels.
+        jacobians: rules to compare with PyTorch's.
+        mode: random primes up to `log2_error`, or proof.
+        log2_error: bound of log2 of the probability of a wrong statement in random mode.
+        seed: of the primes; None draws one.
+
+    Raises:
+        NotCertifiableError: an operation that is not on the list, with its place.
+
+    Example:
+        >>> import torch
+        >>> head = (nn.Flatten(), nn.Linear(36, 2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), *head)
+        >>> images = torch.zeros(5, 1, 8, 8)  # flat: every window ties, between equal patches
+        >>> certificate = certify(net, images, torch.zeros(5, dtype=torch.long))
+        >>> certificate.verdicts[0].different
+        False
+    """
+    graph, output = record(model, images)
+    return certify_graph(
+        graph,
+        cotangent_of(loss, output, labels),
+        jacobians=jacobians,
+        mode=mode,
+        log2_error=log2_error,
+        seed=seed,
+    )
+
+
+def cotangent_of(loss: Loss, output: Tensor, labels: Tensor) -> Tensor:
+    """The derivative of the loss with respect to the network's output, in float64 at the output as computed.
+
+    Args:
+        loss: scalar from output and labels.
+        output: (N, classes) as the program computed it.
+        labels: of the batch.
+
+    Returns:
+        (N, classes) float64; from here on these numbers are exact.
+    """
+    leaf = output.detach().double().requires_grad_()
+    with torch.enable_grad(), torch.autocast(output.device.type, enabled=False):
+        (cotangent,) = torch.autograd.grad(loss(leaf, labels), leaf)
+    return cotangent
 
 
 def certify_graph(
@@ -123,7 +194,7 @@ class _Search:
     pools: dict[int, _Pool] = field(default_factory=dict)
     equalities: dict[int, int] = field(default_factory=dict)
     escalated: int = 0
-    width: int = 1
+    width: int = 0
 
     def __post_init__(self) -> None:
         drawn = prime_numbers.draw_primes(self.num_primes, seed=self.seed)
@@ -136,10 +207,10 @@ class _Search:
         """All parts."""
         images = self.chunk or _images_at_a_time(self.graph, len(self.fields))
         # One filter a width serves all parts, so that the weights are split into digits once.
-        filters = cache(lambda width: Balls() if width == 1 else FixedPoint(width))
+        wide = cache(FixedPoint)
         for start in range(0, len(self.graph.batch), images):
             part = slice(start, start + images)
-            walk = Walk(self.graph, self.graph.batch[part], self.fields, filters)
+            walk = Walk(self.graph, self.graph.batch[part], fields=self.fields, wide=wide)
             walk.run()
             self._count(walk, part)
             self._derivative(walk, part)
@@ -212,7 +283,7 @@ class _Search:
                 bits=self.heights.difference,
                 num_equalities=sum(self.equalities.values()),
                 num_escalated=self.escalated,
-                digits=0 if self.width == 1 else self.width,
+                digits=self.width,
                 vacuous=vacuous,
             ),
             nonfinite=None,

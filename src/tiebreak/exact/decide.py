@@ -8,7 +8,7 @@ the order is certain. That ends, because different rationals are apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,10 +28,9 @@ from tiebreak.exact.graph import (
     Reshape,
 )
 from tiebreak.exact.residues import Residues
-from tiebreak.exact.slices import MOST_DIGITS, FixedPoint
+from tiebreak.exact.slices import FIRST_DIGITS, MOST_DIGITS, Fixed, FixedPoint
 
 
-@dataclass
 class Walk:
     """One way through the network for some images, deciding as it goes.
 
@@ -39,33 +38,36 @@ class Walk:
         graph: the network.
         images: a part of the batch.
         fields: residues modulo each prime, shared by all parts of a batch.
-        filters: the filter by its width; 1 is float64.
+        wide: fixed point by its width in digits, shared by all parts of a batch.
 
     Attributes:
         decisions: of every ReLU and pool reached.
         equalities: number of equalities that zero residues stand for, by node.
         escalated: neurons and windows that float64 left open and that are not ties.
-        width: digits of the filter in use; 1 is float64.
+        width: most digits that were needed; 0 where float64 was enough.
     """
 
-    graph: Graph
-    images: Tensor
-    fields: Sequence[Residues]
-    filters: Callable[[int], Balls | FixedPoint]
-    decisions: dict[int, Decision] = field(default_factory=dict)
-    equalities: dict[int, int] = field(default_factory=dict)
-    escalated: int = 0
-    width: int = 1
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        images: Tensor,
+        *,
+        fields: Sequence[Residues],
+        wide: Callable[[int], FixedPoint],
+    ) -> None:
+        self.graph, self.images = graph, images
+        self.fields, self.wide = fields, wide
+        self.decisions: dict[int, Decision] = {}
+        self.equalities: dict[int, int] = {}
+        self.escalated = self.width = 0
         self._kept = frozenset(
-            node.inputs[0]
-            for node in self.graph.nodes
-            if isinstance(node.operation, Conv2d | Linear | Affine)
+            node.inputs[0] for node in graph.nodes if isinstance(node.operation, Conv2d | Linear | Affine)
         )
-        self._filter = Evaluation(self.filters(1), self.graph, self.images, keep=frozenset())
+        self._filter = Evaluation(Balls(), graph, images, keep=frozenset())
         self._lanes: list[Evaluation[Tensor]] | None = None
-        self._pixels: dict[int, Tensor] = {}
+        self._groups: list[_Group] = []
+        self._group_of = torch.full((len(images),), -1, device=images.device)
+        self._place_of = torch.zeros_like(self._group_of)
 
     def run(self) -> None:
         """Decide everything up to the output."""
@@ -119,75 +121,142 @@ class Walk:
     def _signs(self, index: int, node: Node) -> Tensor:
         """Where the input of a ReLU is above 0."""
         source = node.inputs[0]
-        counted = False
-        while True:
-            ball = self._centred(source)
-            positive = ball.value > ball.radius
-            exact_zero = (ball.value == 0) & (ball.radius == 0)
-            is_open = ~(positive | (ball.value < -ball.radius) | exact_zero)
-            if not bool(is_open.any()):
-                return positive
-            places = is_open.nonzero(as_tuple=True)
-            differs = self._differs(source, lambda x, at=places: x[at] != 0)
-            self.escalated += 0 if counted else int(differs.sum())
-            counted = True
-            self.equalities[index] = int((~differs).sum())
-            if not bool(differs.any()):
-                return positive  # the open ones are 0
-            self._widen(index)
+        ball = self._filter.advance(source, self.decisions)
+        positive = ball.value > ball.radius
+        is_zero = (ball.value == 0) & (ball.radius == 0)
+        is_open = ~(positive | (ball.value < -ball.radius) | is_zero)
+        if not bool(is_open.any()):
+            return positive
+        places = is_open.nonzero(as_tuple=True)
+        differs = self._residues(source, lambda x: x[places]).any(0)
+        self.equalities[index] = int((~differs).sum())
+        self.escalated += int(differs.sum())
+        places = tuple(place[differs] for place in places)
+
+        def sign(group: _Group, local: tuple[Tensor, ...], asked: Tensor) -> Tensor:
+            fixed = group.numbers.centred(group.evaluation.advance(source, group.decisions))
+            value, radius = fixed.value[local], fixed.radius[local]
+            decided = value.abs() > radius
+            positive[tuple(place[asked][decided] for place in places)] = value[decided] > 0
+            return decided
+
+        self._refine(index, places, sign)
+        return positive
 
     def _maxima(self, index: int, node: Node) -> Windows:
         """Which entries of each window attain its maximum."""
         source = node.inputs[0]
-        counted = False
-        while True:
-            self._filter.advance(source, self.decisions)
-            entries, exists = self._filter.numbers.differences(self._filter.values[source], node)  # pyright: ignore[reportArgumentType]
-            tied, is_open = _candidates(entries, exists)
-            if not bool(is_open.any()):
-                return self._windows(index, node, tied)
-            places = is_open.nonzero(as_tuple=True)
-            some = tied[(slice(None), *places)]
-            first = some.int().argmax(0, keepdim=True)
-            differs = self._differs(
-                source, lambda x, at=places, one=some, ref=first: _unequal(x, node, at, one, ref)
-            )
-            self.escalated += 0 if counted else int(differs.sum())
-            counted = True
-            self.equalities[index] = int((some.sum(0) - 1)[~differs].sum())
-            if not bool(differs.any()):
-                return self._windows(index, node, tied)
-            self._widen(index)
+        tied, is_open = _candidates(*_entries(self._filter.advance(source, self.decisions), node))
+        if not bool(is_open.any()):
+            return self._windows(node, tied)
+        places = is_open.nonzero(as_tuple=True)
+        some = tied[(slice(None), *places)]
+        found = self._residues(source, lambda x: patches(x, node, fill=0.0)[(slice(None), *places)])
+        is_tie = _are_equal(found, some)
+        self.escalated += int((~is_tie).sum())
+        rest = (~is_tie).nonzero().flatten()
+        places = tuple(place[rest] for place in places)
 
-    def _centred(self, source: int) -> Ball:
-        self._filter.advance(source, self.decisions)
-        return self._filter.numbers.centred(self._filter.values[source])  # pyright: ignore[reportArgumentType]
+        def order(group: _Group, local: tuple[Tensor, ...], asked: Tensor) -> Tensor:
+            fixed = group.numbers.differences(group.evaluation.advance(source, group.decisions), node)
+            at = rest[asked]
+            some[:, at] &= _candidates(*fixed)[0][(slice(None), *local)]
+            return _are_equal(found[:, :, at], some[:, at])
 
-    def _differs(self, source: int, test: Callable[[Tensor], Tensor]) -> Tensor:
-        """Whether a test of the residues holds modulo any prime."""
-        found = None
-        for lane in self.lanes():
-            one = test(lane.advance(source, self.decisions))
-            found = one if found is None else found | one
-        assert found is not None
-        return found
+        self._refine(index, places, order)
+        self.equalities[index] = int((some.sum(0) - 1).sum())
+        tied[(slice(None), *is_open.nonzero(as_tuple=True))] = some
+        return self._windows(node, tied)
 
-    def _widen(self, index: int) -> None:
-        """A wider filter, from the batch up to here again."""
-        if self.width >= MOST_DIGITS:
+    def _residues(self, source: int, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        """Some residues of a node modulo every prime, the primes along the first axis."""
+        return torch.stack([pick(lane.advance(source, self.decisions)) for lane in self.lanes()])
+
+    def _refine(
+        self,
+        index: int,
+        places: tuple[Tensor, ...],
+        test: Callable[[_Group, tuple[Tensor, ...], Tensor], Tensor],
+    ) -> None:
+        """Ask a wider and wider filter about places that are no ties, until each is decided.
+
+        Args:
+            index: the node that is decided.
+            places: of what is open, the image first.
+            test: decides what a group of images can, told the places in the group and which of `places`
+                they are; returns which are decided.
+        """
+        is_open = torch.ones_like(places[0], dtype=torch.bool)
+        while bool(is_open.any()):
+            images = places[0][is_open].unique()
+            new = images[self._group_of[images] < 0]
+            if len(new):
+                self._open(new, width=FIRST_DIGITS)
+            for number in self._group_of[images].unique().tolist():
+                group = self._groups[number]
+                group.follow(self.decisions)
+                asked = (is_open & (self._group_of[places[0]] == number)).nonzero().flatten()
+                local = (self._place_of[places[0][asked]], *(place[asked] for place in places[1:]))
+                is_open[asked[test(group, local, asked)]] = False
+                still = places[0][asked[is_open[asked]]].unique()
+                if len(still):
+                    self._open(still, width=self._wider(group, index))
+
+    def _open(self, images: Tensor, *, width: int) -> None:
+        """A new group of images with a filter of its own, from the batch on."""
+        self._group_of[images] = len(self._groups)
+        self._place_of[images] = torch.arange(len(images), device=images.device)
+        numbers = self.wide(width)
+        evaluation = Evaluation(numbers, self.graph, self.images[images], keep=frozenset())
+        self._groups.append(_Group(images, numbers, evaluation, {}))
+        self.width = max(self.width, width)
+
+    def _wider(self, group: _Group, index: int) -> int:
+        if group.numbers.width >= MOST_DIGITS:
             raise NotCertifiableError(
                 f"undecided, because {MOST_DIGITS} digits of 20 bits do not separate the numbers at "
                 f"{self.graph.nodes[index].where}."
             )
-        self.width = min(max(3, 2 * self.width), MOST_DIGITS)
-        self._filter = Evaluation(self.filters(self.width), self.graph, self.images, keep=frozenset())
+        return min(2 * group.numbers.width, MOST_DIGITS)
 
-    def _windows(self, index: int, node: Node, tied: Tensor) -> Windows:
+    def _windows(self, node: Node, tied: Tensor) -> Windows:
         size = self.graph.nodes[node.inputs[0]].shape[2:]
         pixels = pixel_numbers(node, (size[0], size[1]), device=tied.device)
         first = tied.int().argmax(0)
         chosen = pixels[:, None, None].expand(-1, *tied.shape[1:3], -1, -1).gather(0, first[None])[0]
         return Windows(tied, tied.sum(0), chosen.flatten(2))
+
+
+@dataclass
+class _Group:
+    """Some images with a filter of their own.
+
+    Attributes:
+        images: their places in the part of the batch.
+        numbers: the filter.
+        evaluation: how far it has come.
+        decisions: of these images.
+    """
+
+    images: Tensor
+    numbers: FixedPoint
+    evaluation: Evaluation[Fixed]
+    decisions: dict[int, Decision]
+
+    def follow(self, decisions: dict[int, Decision]) -> None:
+        """Take over what was decided since."""
+        for index, decision in decisions.items():
+            if index not in self.decisions:
+                images = self.images
+                self.decisions[index] = (
+                    decision.of(images) if isinstance(decision, Windows) else decision[images]
+                )
+
+
+def _entries(ball: Ball, node: Node) -> tuple[Ball, Tensor]:
+    """The entries of each window, and which of them exist."""
+    value = patches(ball.value, node, fill=-torch.inf)
+    return Ball(value, patches(ball.radius, node, fill=0.0)), value != -torch.inf
 
 
 def _candidates(entries: Ball, exists: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +275,12 @@ def _candidates(entries: Ball, exists: Tensor) -> tuple[Tensor, Tensor]:
     return candidate, several & ~exact
 
 
-def _unequal(x: Tensor, node: Node, places: tuple[Tensor, ...], tied: Tensor, first: Tensor) -> Tensor:
-    """Whether the candidates of some windows are not all the same residue."""
-    entries = patches(x, node, fill=0.0)[(slice(None), *places)]
-    return ((entries != entries.gather(0, first)) & tied).any(0)
+def _are_equal(residues: Tensor, candidates: Tensor) -> Tensor:
+    """Whether the candidates of a window are one number, modulo every prime.
+
+    Args:
+        residues: (primes, entries, windows).
+        candidates: (entries, windows) bool.
+    """
+    first = candidates.int().argmax(0).expand(len(residues), 1, -1)
+    return ~((residues != residues.gather(1, first)) & candidates).any(0).any(0)

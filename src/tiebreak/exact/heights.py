@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
 from tiebreak.design.axes import Selection
@@ -104,7 +105,10 @@ def _values(graph: Graph) -> list[Height]:
                 found.append(result if bias is None else result.plus(of(bias.value)))
             case Affine() as operation:
                 found.append(inputs[0].times(of(operation.scale)).plus(of(operation.shift)))
-            case _:  # sums, selections and averages, whose divisors are counted apart
+            case AveragePool2d(rows, columns, divisor):  # divisors of the whole numbers are counted apart
+                sums = torch.outer(rows.sum(1), columns.sum(1)) / divisor
+                found.append(inputs[0].times(Height(max(0.0, _log2(sums)), 0)))
+            case _:  # sums and selections
                 result = inputs[0]
                 for other in inputs[1:]:
                     result = result.plus(other)
@@ -115,7 +119,7 @@ def _values(graph: Graph) -> list[Height]:
 def _derivative(graph: Graph, cotangent: Height, values: list[Height], factor: float) -> float:
     """Bits of the largest entry of a derivative, ties and divisors apart."""
     adjoints: dict[int, Height] = {graph.output: cotangent}
-    worst = 0.0
+    totals: dict[str, Height] = {}
     for index in range(graph.output, 0, -1):
         node = graph.nodes[index]
         adjoint = adjoints.pop(index, None)
@@ -123,24 +127,30 @@ def _derivative(graph: Graph, cotangent: Height, values: list[Height], factor: f
             continue
         source = values[node.inputs[0]]
         terms = math.log2(max(1, math.prod(node.shape) // max(1, node.shape[1])))
-        for parameter in _parameters(node, source):
-            entry = adjoint.times(parameter)
-            worst = max(worst, Height(entry.magnitude + terms, entry.places).bits)
+        for name, parameter in _parameters(node, source):
+            entry = adjoint.times(parameter).times(Height(terms, 0))
+            totals[name] = totals[name].plus(entry) if name in totals else entry
         passed = adjoint.times(_gain(node, factor))
         for target in node.inputs:
             before = adjoints.get(target)
             adjoints[target] = passed if before is None else before.plus(passed)
-    return worst
+    return max((total.bits for total in totals.values()), default=0.0)
 
 
-def _parameters(node: Node, source: Height) -> Iterable[Height]:
-    """What the adjoint is multiplied with in the derivative of each parameter."""
+def _parameters(node: Node, source: Height) -> Iterable[tuple[str, Height]]:
+    """The node's parameters, and what the adjoint is multiplied with in the derivative of each."""
     one = Height(0.0, 0)
     match node.operation:
-        case Conv2d() | Linear():
-            yield from (source, one)
-        case Affine() as operation:
-            yield from (source.plus(of(operation.mean)), one)
+        case Conv2d(weight, bias) | Linear(weight, bias):
+            names = [None if parameter is None else parameter.name for parameter in (weight, bias)]
+            heights = (source, one)
+        case Affine(mean=mean, weight=weight, bias=bias):
+            names, heights = [weight, bias], (source.plus(of(mean)), one)
+        case _:
+            return
+    for name, height in zip(names, heights, strict=True):
+        if name is not None:
+            yield name, height
 
 
 def _gain(node: Node, factor: float) -> Height:

@@ -24,7 +24,7 @@ from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
 from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
 
 BITS = 20
-MOST_DIGITS = 90
+FIRST_DIGITS, MOST_DIGITS = 4, 90
 Product = Callable[[Tensor, Tensor], Tensor]
 Split = Callable[[Tensor, Tensor], list[Tensor]]
 _RADIX = 2.0**BITS
