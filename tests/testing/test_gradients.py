@@ -63,8 +63,8 @@ def case(seed: int, geometry: dict, dtype: torch.dtype, *, specials: bool = Fals
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_every_rule_of_the_family_passes_against_torch(geometry, dtype) -> None:
-    for seed in range(3):
-        x, g = case(seed, geometry, dtype, specials=seed == 2)
+    for seed in range(2):
+        x, g = case(seed, geometry, dtype, specials=seed == 1)
         reference = native(x, g, **geometry)
         for jacobian in CONVEX:
             other = pooled(x, g, jacobian, **geometry)
@@ -319,7 +319,7 @@ def verdict(a: torch.Tensor, b: torch.Tensor, **arguments) -> bool:
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_the_verdict_is_that_of_a_linear_program(seed) -> None:
     """Whole numbers, so that no rounding stands between the two; half of the gradients are nudged."""
@@ -361,7 +361,7 @@ def test_the_verdict_is_that_of_a_linear_program(seed) -> None:
             assert wanted or (convex and not convex_shares)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     geometry=st.sampled_from(GEOMETRIES),

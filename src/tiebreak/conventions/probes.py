@@ -21,7 +21,6 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that are measured."""
 
 _SEED = 0
-_UNSUPPORTED = "not implemented"
 _SIZES = ((5,), (67, 61))  # shorter than a vector register, and longer with an odd rest
 
 
@@ -38,7 +37,7 @@ class Convention:
         compiled: whether `torch.compile` made the code.
         device: where it ran.
         gradient: the rule or derivative by name; "mixed: ..." with raw numbers where no name fits;
-            "not implemented: ..." with the first line of the error where there is none.
+            "raises ..." with the first line of the error where the call fails.
         num_measured: windows or elements that the answer rests on.
     """
 
@@ -65,7 +64,7 @@ def measure_conventions(
 
     Each answer is read off backward passes: windows in which two to all entries are tied get incoming
     gradients of 1, 2 and 4 in turn, and the name is given only if it explains every entry of every window of
-    every size. Compiled code is compiled as one whole graph or reported as not implemented. With
+    every size. Compiled code is compiled as one whole graph or the error is told. With
     `compiled` the process's other compiled functions are compiled anew when they are next called.
 
     Args:
@@ -179,11 +178,11 @@ def _measure_selection(op: SelectionOp, windows: Windows, setting: _Setting) -> 
 
 
 def _answer(measure: Callable[[], str]) -> str:
-    """What was measured, or the error: what torch has no code for it says in errors of many kinds."""
+    """What was measured, or the error: torch has many kinds for what it has no code for."""
     try:
         return measure()
     except Exception as error:
-        return f"{_UNSUPPORTED}: {_first_line(error)}"
+        return f"raises {_first_line(error)}"
 
 
 def _convention(

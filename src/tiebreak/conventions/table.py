@@ -91,16 +91,19 @@ numbers (*tie*), zeros of both signs (*+0 and -0*), or *NaN*. Of two tensors the
 | NaN to every entry | nowhere: all entries of the window get NaN |
 | mixed | by no one rule: how many windows of which size follow which, or the raw shares |
 
+`lows` holds -1000 and `zeros` 0, one number a group; `i` names the group of each entry of `x`.
+
 Entries that are not tied get 0, or the row says mixed. A name stands there only if it explains every entry of
 every window of every size and layout that was tried: all sets of tied entries in small windows, drawn ones in
 large windows, few and many channels, short and long rows, reductions along the first and the last dimension,
 overlapping pools.
 
 **Operations with a kink.** The derivative at the point, and where that is what: just below (left) and just
-above it (right), measured at the neighbouring numbers (at 0, at the smallest normal ones).
+above it (right), measured at the neighbouring numbers (at 0, at the smallest normal ones). All elements of a
+short tensor and of a long one stand at the point; where they do not agree, each answer is counted.
 
 *contiguous*, *channels_last*: the order of a 4-D or 5-D input in memory, where that has a meaning.
-*compiled*: `torch.compile`, the whole call as one graph. *not implemented*: the call raised this error.
+*compiled*: `torch.compile`, the whole call as one graph. *raises*: the call failed with this error.
 """
 
 
