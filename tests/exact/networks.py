@@ -3,6 +3,8 @@
 Weights and pixels come from tiny grids, images have constant and repeated areas, so that many windows are
 tied over the reals: some between different patches (the derivative then depends on the rule), some between
 equal ones or at zero (it does not). All is a function of the seed.
+
+A graph may hold several networks side by side, one a lane: with the same layers, and no number in common.
 """
 
 from dataclasses import dataclass
@@ -40,30 +42,47 @@ FEWEST_WINDOWS = 6
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A network at a point, with the fixed cotangent of its output."""
+    """Networks at a point, with the fixed cotangent of their output."""
 
     graph: Graph
     cotangent: Tensor
+    lanes: int = 1
+
+    def by_lane(self, entries):
+        """For each network whether any of its entries is not 0; flat lists of entries by name."""
+        kept = [numbers for name, numbers in entries.items() if name != UNUSED]
+        assert all(len(numbers) % self.lanes == 0 for numbers in kept)
+        return [any(any(_part(numbers, lane, self.lanes)) for numbers in kept) for lane in range(self.lanes)]
 
 
-def random_point(seed: int) -> Point:
-    """The network number `seed`."""
-    random = Random(seed)
+def _part(numbers, lane, lanes):
+    """Lane l has the l-th part of the first axis of every parameter, and so of its numbers in order."""
+    length = len(numbers) // lanes
+    return numbers[lane * length : (lane + 1) * length]
+
+
+UNUSED = "unused"
+"""Name of a parameter that no network has a use for."""
+
+
+def random_point(seed: int, *, lanes: int = 1) -> Point:
+    """The graph number `seed`. With several lanes there are no linear layers and no concatenated channels."""
+    random = Random(f"{seed}, {lanes} lanes")
     while True:
-        draft = Draft(random)
+        draft = Draft(random, lanes=lanes)
         _layers(draft)
-        if draft.num_windows >= FEWEST_WINDOWS and draft.num_products <= MOST_PRODUCTS:
-            return Point(draft.graph(), draft.cotangent())
+        if draft.num_windows >= FEWEST_WINDOWS * lanes and draft.num_products <= MOST_PRODUCTS * lanes:
+            return Point(draft.graph(), draft.cotangent(), lanes)
 
 
 class Draft:
     """A graph under construction, run as a program as it grows: in fp64, each result rounded to a format."""
 
-    def __init__(self, random, *, numbers=None, batch=None):
-        self.random = random
+    def __init__(self, random, *, numbers=None, batch=None, lanes=1):
+        self.random, self.lanes = random, lanes
         self.numbers = numbers or _numbers(random)
         self.dtype = random.choice((torch.float64, torch.float64, torch.float32, torch.bfloat16))
-        self.batch = _batch(random, self.numbers) if batch is None else batch
+        self.batch = _batch(random, self.numbers, lanes) if batch is None else batch
         self.nodes = [Node(Input(), (), tuple(self.batch.shape), "batch")]
         self.values = [self.batch]
         self.parameters = {}
@@ -121,12 +140,29 @@ class Draft:
                 for length, pad, step in zip(size, padding, dilation, strict=True)
             ]
             kernel = tuple(min(longest, random.choice((1, 2, 2, 3))) for longest in most)
-        groups = depth if random.random() < 0.25 else 1
+        groups = depth if random.random() < 0.25 else self.lanes
         number = groups * random.randint(1, 2)
-        weight = self.parameter(number, depth // groups, *kernel)
-        bias = self.parameter(number, kind="bias") if random.random() < 0.6 else None
-        self.add(Conv2d(weight, bias, stride, padding, dilation, groups), *inputs)
+        self._conv(*inputs, number=number, kernel=kernel, groups=groups, places=(stride, padding, dilation))
+
+    def _conv(self, *inputs, number, kernel, groups, places=((1, 1), (0, 0), (1, 1))):
+        weight = self.parameter(number, self.shape(*inputs)[1] // groups, *kernel)
+        bias = self.parameter(number, kind="bias") if self.random.random() < 0.6 else None
+        self.add(Conv2d(weight, bias, *places, groups), *inputs)
         self.num_products += torch.Size(self.shape()).numel() * weight.value[0].numel()
+
+    def head(self, number):
+        """Scores of all that there is; a linear layer, or a convolution that is one in each lane."""
+        if self.lanes == 1:
+            self.flatten()
+            self.linear(number)
+        else:
+            self._conv(number=number * self.lanes, kernel=self.shape()[2:], groups=self.lanes)
+            self.flatten()
+
+    def flatten(self):
+        """Rows of numbers, one an image."""
+        images, *rest = self.shape()
+        self.add(Reshape(), shape=(images, torch.Size(rest).numel()))
 
     def linear(self, number):
         """A fully connected layer."""
@@ -169,13 +205,14 @@ class Draft:
             matrices = [moving(size[a], kernel[a], stride[a], padding[a]) for a in range(2)]
             whole = torch.full((len(matrices[0]), len(matrices[1])), float(kernel[0] * kernel[1])).double()
             inside = torch.outer(matrices[0].sum(1), matrices[1].sum(1))
-            divisor = random.choice((whole, inside, torch.full_like(whole, 7.0)))
+            own = torch.full_like(whole, random.choice((1.0, 7.0)))
+            divisor = random.choice((whole, inside, own))
         self.add(AveragePool2d(matrices[0], matrices[1], divisor))
 
     def graph(self):
         """What was built, with a parameter now and then that nothing depends on."""
         if self.random.random() < 0.05:
-            self.parameters["unused"] = self.tensor(2)
+            self.parameters[UNUSED] = self.tensor(2)
         shapes = {name: tuple(value.shape) for name, value in self.parameters.items()}
         return Graph(tuple(self.nodes), self.last, self.batch, shapes)
 
@@ -204,10 +241,11 @@ def adaptive(size, number):
 
 def _layers(draft):
     random = draft.random
+    blocks = (_plain, _plain, _residual, *((_branches, _through_linear) if draft.lanes == 1 else (_plain,)))
     if random.random() < 0.12:
         draft.max_pool()
     for _ in range(random.choice((1, 1, 2, 2, 3))):
-        random.choice((_plain, _plain, _plain, _residual, _branches, _through_linear))(draft)
+        random.choice(blocks)(draft)
         if random.random() < 0.12:
             draft.affine()
         relu = random.choice(("before", "before", "after", "none", "none"))
@@ -221,13 +259,13 @@ def _layers(draft):
             draft.add(ReLU())
     if random.random() < 0.15:
         draft.average_pool()
-    images = draft.shape()[0]
-    draft.add(Reshape(), shape=(images, torch.Size(draft.shape()).numel() // images))
-    if random.random() < 0.8:
-        draft.linear(random.randint(1, 3))
-        if random.random() < 0.3:
-            draft.add(ReLU())
-            draft.linear(2)
+    if random.random() < 0.2:
+        draft.flatten()
+        return
+    draft.head(random.randint(1, 3))
+    if draft.lanes == 1 and random.random() < 0.3:
+        draft.add(ReLU())
+        draft.linear(2)
 
 
 def _plain(draft):
@@ -261,11 +299,10 @@ def _branches(draft):
 
 
 def _through_linear(draft):
-    images, *rest = draft.shape()
-    if torch.Size(rest).numel() > 16:
+    if torch.Size(draft.shape()[1:]).numel() > 16:
         draft.average_pool()
-        rest = draft.shape()[1:]
-    draft.add(Reshape(), shape=(images, torch.Size(rest).numel()))
+    images = draft.shape()[0]
+    draft.flatten()
     draft.linear(8)
     draft.add(Reshape(), shape=(images, *draft.random.choice(((1, 2, 4), (2, 2, 2), (1, 4, 2)))))
 
@@ -318,9 +355,9 @@ def _numbers(random):
     return tuple(random.uniform(-1, 1) * 2.0 ** random.randint(-60, 60) for _ in range(5))
 
 
-def _batch(random, numbers):
+def _batch(random, numbers, lanes):
     """Images with constant and repeated areas."""
-    images, channels = random.choice((1, 1, 2, 3)), random.choice((1, 1, 2))
+    images, channels = random.choice((1, 1, 2, 3)), random.choice((1, 1, 2)) * lanes
     rows, columns = random.randint(3, 6), random.randint(4, 6)
     batch = torch.zeros(images, channels, rows, columns, dtype=torch.float64)
     tiles = random.random() < 0.12
