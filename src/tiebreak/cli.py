@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tiebreak.config import Run, StudyRun
     from tiebreak.design.study import Study
     from tiebreak.records.store import RecordStore
+    from tiebreak.runner.session import Measure
 
 _STATE = Path(".tiebreak")
 _RESULTS = Path("results")
@@ -166,7 +167,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from tiebreak import config
+    from tiebreak.runner.loading import loading
+
+    with loading():
+        from tiebreak import config
 
     if parsed.cfg:
         print(config.to_yaml(parsed.overrides), end="")
@@ -194,11 +198,12 @@ def _run_one(run: Run) -> int:
     if record is not None:
         outcome, note = record.outcome, " (recorded before; nothing ran)"
     else:
-        from tiebreak.protocols import measure
         from tiebreak.records.session import Stopped
         from tiebreak.runner.checkpoint import CheckpointStore
         from tiebreak.runner.session import Bench, origin_of, run_trial
         from tiebreak.runner.worker import stop_on_signals
+
+        measure, kernel = _loaded_protocols()
 
         with TrialProgressLine(make_console()).shown() as progress, stop_on_signals() as stop:
             bench = Bench(
@@ -206,7 +211,7 @@ def _run_one(run: Run) -> int:
                 checkpoints=CheckpointStore(_checkpoints(store)),
                 measure=measure,
                 data_root=run.data_root,
-                provenance=partial(origin_of, kernel=_kernel_word()),
+                provenance=partial(origin_of, kernel=kernel),
                 on_event=progress,
                 stop=stop.is_set,
                 refusals=(UserError,),
@@ -238,11 +243,15 @@ def _checkpoint_seconds() -> float:
         raise UserError(f"TIEBREAK_CHECKPOINT_SECONDS must be a number of seconds, got {text!r}.") from None
 
 
-def _kernel_word() -> str:
-    """What a record's provenance says of the compiled CPU kernel."""
-    from tiebreak.numerics.native import kernel_status
+def _loaded_protocols() -> tuple[Measure, str]:
+    """How a trial is measured, and what its provenance says of the compiled kernel; this loads torch."""
+    from tiebreak.runner.loading import loading
 
-    return str(kernel_status())
+    with loading():
+        from tiebreak.numerics.native import kernel_status
+        from tiebreak.protocols import measure
+
+        return measure, str(kernel_status())
 
 
 def _auto_device():
@@ -519,12 +528,14 @@ def _conventions(parsed: argparse.Namespace) -> int:
 def _worker(words: Sequence[str]) -> int:
     from tiebreak.runner.worker import Job, main_loop
 
-    def measure(trial, session):
-        from tiebreak.protocols import measure
+    loaded = cache(_loaded_protocols)  # at the first trial: a worker with nothing to do loads nothing
 
-        return measure(trial, session)
-
-    return main_loop(Job.from_arguments(words), measure=measure, refusals=(UserError,), kernel=_kernel_word)
+    return main_loop(
+        Job.from_arguments(words),
+        measure=lambda trial, session: loaded()[0](trial, session),
+        refusals=(UserError,),
+        kernel=lambda: loaded()[1],
+    )
 
 
 if __name__ == "__main__":
