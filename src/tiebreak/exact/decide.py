@@ -256,7 +256,8 @@ class _Group:
 def _entries(ball: Ball, node: Node) -> tuple[Ball, Tensor]:
     """The entries of each window, and which of them exist."""
     value = patches(ball.value, node, fill=-torch.inf)
-    return Ball(value, patches(ball.radius, node, fill=0.0)), value != -torch.inf
+    exists = patches(torch.ones_like(ball.value[:1, :1]), node, fill=0.0) > 0  # a value may be -inf itself
+    return Ball(value, patches(ball.radius, node, fill=0.0)), exists
 
 
 def _candidates(entries: Ball, exists: Tensor) -> tuple[Tensor, Tensor]:
