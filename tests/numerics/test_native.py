@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tiebreak.design.axes import PoolJacobian
 from tiebreak.numerics import pool_torch
@@ -145,6 +147,44 @@ def test_vector_code_has_the_bits_of_pytorchs_operations_on_long_and_short_rows(
                 g, own_mask, size=x.shape, memory_format=order, geometry=geometry, jacobian=rule
             )
             assert torch.equal(got, wanted)
+
+
+@pytest.mark.skipif(compiled_pool() is None, reason="no compiled kernel on this machine")
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 8, 11, 12, 16, 32, 33, 130, 140, 160])
+def test_rows_of_every_width_are_pooled_alike(columns: int) -> None:
+    """Widths that the kernel knows as constants, their neighbours, and last blocks as wide as one of them."""
+    kernel, geometry = compiled_pool(), PoolGeometry.of(2)
+    generator = torch.Generator().manual_seed(columns)
+    for border in (0, 1):
+        x = torch.randint(0, 3, (2, 3, 6 + border, 2 * columns + border), generator=generator).float()
+        value, mask = kernel.forward(x, geometry=geometry)
+        wanted, indices = functional.max_pool2d(x, 2, return_indices=True)
+        assert torch.equal(value, wanted)
+        entries = [x[..., a:6:2, b : 2 * columns : 2] for a in (0, 1) for b in (0, 1)]
+        bits = [(entry == wanted).to(torch.uint8) << place for place, entry in enumerate(entries)]
+        assert torch.equal(mask[0], bits[0] | bits[1] | bits[2] | bits[3])
+        g = torch.randn(wanted.shape, generator=generator)
+        got = kernel.scatter(
+            g,
+            mask,
+            size=x.shape,
+            memory_format=torch.contiguous_format,
+            geometry=geometry,
+            jacobian=PoolJacobian(),
+        )
+        flat = torch.zeros(2, 3, x[0, 0].numel()).scatter_(2, indices.flatten(2), g.flatten(2))
+        assert torch.equal(got, flat.view(x.shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("special", [0.0, -0.0, float("nan"), float("inf"), -float("inf"), 5e-324])
+def test_pytorchs_operations_have_the_bits_of_pytorchs_pool_beside_zeros_and_nan(dtype, special) -> None:
+    x = torch.tensor([[0.0, special, -1.0, -0.0], [-2.0, 0.0, special, -3.0]], dtype=dtype)
+    x = x[:, torch.tensor(list(itertools.product(range(4), repeat=2)))].permute(1, 0, 2)
+    got, _ = pool_torch.forward(x, geometry=PoolGeometry.of(2))
+    wanted = functional.max_pool2d(x, 2)
+    word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    assert torch.equal(got.view(word), wanted.view(word))
 
 
 def test_windows_of_more_entries_than_the_kernel_takes_go_to_pytorchs_operations() -> None:

@@ -44,6 +44,38 @@ def test_gradient_at_zero_is_the_argument(at_zero, wanted, dtype) -> None:
     assert (x.grad[0, :2, :2] - torch.tensor([[3.0, 0.0], [0.0, 4.0]])).abs().max() <= 8 * UNIT[dtype]
 
 
+@pytest.mark.parametrize("scale", [2.0**-130, 2.0**-100, 1.0, 2.0**100, 2.0**125], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_value_and_gradient_hold_to_the_ends_of_the_range(scale, dtype) -> None:
+    x = torch.tensor([[[3.0, 0.0], [0.0, -4.0]]], dtype=dtype)
+    x = x if scale >= 2.0**-100 else torch.tensor([[[0.0, 0.0], [0.0, 1.0]]], dtype=dtype)
+    scaled = x.double().mul(scale).to(dtype).requires_grad_()
+    value = norm_pool2d(scaled, kernel=2)
+    value.sum().backward()
+    exact = scaled.detach().double()
+    assert abs(value.double().item() - exact.norm().item()) <= 4 * UNIT[dtype] * value.item()
+    assert (scaled.grad.double() - exact / exact.norm()).abs().max() <= 4 * UNIT[dtype]
+
+
+def test_infinities_and_nan_reach_the_value() -> None:
+    windows = torch.tensor([[[math.inf, 1.0]], [[-math.inf, math.inf]], [[math.nan, 0.0]]])
+    assert norm_pool2d(windows, kernel=(1, 2)).flatten().tolist()[:2] == [math.inf, math.inf]
+    assert norm_pool2d(windows, kernel=(1, 2))[2].isnan().all()
+
+
+@pytest.mark.filterwarnings(  # PyTorch scripts its decompositions at the first such call; unfold under vmap
+    "ignore:.*torch.jit.*:FutureWarning",
+    "ignore:.*torch.jit.*:DeprecationWarning",
+    "ignore:There is a performance drop:UserWarning",
+)
+def test_forward_mode_is_the_transpose_of_backward_mode() -> None:
+    x = torch.randn(1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 2:, 2:] = 0.0
+    forward = torch.func.jacfwd(lambda x: norm_pool2d(x, kernel=2, gradient_at_zero=-0.5))(x)
+    backward = torch.func.jacrev(lambda x: norm_pool2d(x, kernel=2, gradient_at_zero=-0.5))(x)
+    assert torch.equal(forward, backward)
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # PyTorch's unfold under vmap
 def test_batched_gradients() -> None:
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
@@ -62,6 +94,7 @@ def test_batched_gradients() -> None:
         (torch.zeros(1, 2, 2), {"kernel": 3}),
         (torch.zeros(1, 2, 2), {"kernel": 2, "gradient_at_zero": math.nan}),
         (torch.zeros(1, 2, 2), {"kernel": 2, "gradient_at_zero": "0"}),
+        (torch.zeros(1, 2, 2), {"kernel": 2, "gradient_at_zero": 10**400}),
         (torch.zeros(2, 2), {"kernel": 2}),
         (torch.zeros(1, 2, 2, dtype=torch.int32), {"kernel": 2}),
     ],

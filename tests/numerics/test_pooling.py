@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import struct
@@ -550,7 +551,16 @@ def test_impossible_arguments_are_refused_in_a_sentence(arguments, said) -> None
 
 
 @pytest.mark.parametrize(
-    "x", [torch.zeros(1, 1, 4, 4, dtype=torch.int64), torch.zeros(4, 4), torch.zeros(1, 0, 4, 4)], ids=str
+    "x",
+    [
+        torch.zeros(1, 1, 4, 4, dtype=torch.int64),
+        torch.zeros(4, 4),
+        torch.zeros(1, 0, 4, 4),
+        torch.zeros(1, 1, 4, 4).to_sparse(),
+        None,
+        [[[1.0]]],
+    ],
+    ids=lambda x: f"{type(x).__name__} {getattr(x, 'shape', '')} {getattr(x, 'layout', '')}",
 )
 def test_impossible_inputs_are_refused_in_a_sentence(x) -> None:
     with pytest.raises(DesignError, match="max_pool2d"):
@@ -561,6 +571,20 @@ def test_events_and_transformations_do_not_mix() -> None:
     switch = JacobianSwitch(events=[])
     with pytest.raises(DesignError, match="eager"):
         torch.func.vmap(lambda x: max_pool2d(x, kernel=2, jacobian=switch))(torch.zeros(2, 1, 4, 4))
+
+
+def test_a_copy_of_a_network_records_on_its_own() -> None:
+    switch = JacobianSwitch(PoolJacobian(beta=2), events=[])
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), MaxPool2d(2, jacobian=switch), MaxPool2d(2))
+    network[2].jacobian = switch
+    network(torch.zeros(1, 1, 4, 4))
+    other = copy.deepcopy(network)
+    assert other[1].jacobian is other[2].jacobian is not switch
+    assert other[1].jacobian.jacobian == switch.jacobian
+    assert other[1].jacobian.events == []
+    other(torch.zeros(1, 1, 4, 4))
+    assert len(other[1].jacobian.events) == len(switch.events) == 2
+    assert copy.deepcopy(JacobianSwitch()).events is None
 
 
 def test_a_blended_rule_cannot_join_an_exact_forward_pass() -> None:

@@ -14,6 +14,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POINTS = [-2.0, -0.0, 0.0, 3.0, float("inf"), float("-inf"), float("nan"), 1e-7, -1e-7]
 
 
+FORWARD_MODE = pytest.mark.filterwarnings(  # PyTorch scripts its decompositions at the first such call
+    "ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning"
+)
+
+
 def gradient(x: torch.Tensor, derivative: float) -> list[float]:
     leaf = x.clone().requires_grad_()
     relu(leaf, derivative_at_zero=derivative).backward(torch.full_like(x, 4.0))
@@ -62,7 +67,20 @@ def test_module_transformations_and_second_derivative() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("derivative", [math.nan, math.inf, True, "1", None], ids=str)
+@FORWARD_MODE
+def test_forward_mode_is_the_transpose_of_backward_mode() -> None:
+    x, tangent = torch.tensor(POINTS), torch.arange(1.0, 1.0 + len(POINTS))
+    for derivative in (0.5, -3.0):
+        value, got = torch.func.jvp(lambda x, d=derivative: relu(x, derivative_at_zero=d), (x,), (tangent,))
+        _, pull = torch.func.vjp(lambda x, d=derivative: relu(x, derivative_at_zero=d), x)
+        assert torch.equal(value.nan_to_num(9.0), torch.relu(x).nan_to_num(9.0))
+        assert torch.equal(got, pull(tangent)[0])  # the Jacobian is diagonal
+        assert got[1] == derivative * tangent[1]
+    square = torch.func.jacfwd(lambda x: relu(x, derivative_at_zero=0.5))(torch.tensor([-1.0, 0.0, 2.0]))
+    assert torch.equal(square, torch.diag(torch.tensor([0.0, 0.5, 1.0])))
+
+
+@pytest.mark.parametrize("derivative", [math.nan, math.inf, 10**400, True, "1", None], ids=str)
 def test_impossible_derivatives_are_refused(derivative) -> None:
     with pytest.raises(DesignError, match="derivative_at_zero"):
         relu(torch.zeros(1), derivative_at_zero=derivative)

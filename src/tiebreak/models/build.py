@@ -69,7 +69,7 @@ def build(
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out what `torch.nn.init` would draw: memory is allotted, and no generator is read or advanced."""
+    """Leaves out what `torch.nn.init` would draw: memory is allotted, no generator is read or advanced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tiebreak.design.axes import DesignError
+from tiebreak.design.axes import DesignError, finite_number
 from tiebreak.numerics.geometry import PoolGeometry, Size
+from tiebreak.numerics.selection import arithmetic_dtype
 
 
 def norm_pool2d(
@@ -43,12 +43,9 @@ def norm_pool2d(
         5.0
     """
     geometry = PoolGeometry.of(kernel, stride=stride)
-    if isinstance(gradient_at_zero, bool) or not isinstance(gradient_at_zero, int | float):
-        raise DesignError(f"gradient_at_zero of a norm pool must be a number, got {gradient_at_zero!r}.")
-    if not math.isfinite(gradient_at_zero):
-        raise DesignError(
-            f"gradient_at_zero of a norm pool must be finite, got {gradient_at_zero}. Use 0 for PyTorch's."
-        )
+    gradient_at_zero = finite_number(
+        gradient_at_zero, key="gradient_at_zero of a norm pool", advice="Use 0 for PyTorch's."
+    )
     if x.dim() not in (3, 4) or not x.is_floating_point():
         raise DesignError(
             "norm_pool2d takes floating-point (N, C, H, W) or (C, H, W), got "
@@ -57,7 +54,8 @@ def norm_pool2d(
     geometry.output_size((x.shape[-2], x.shape[-1]))
     windows = x.unfold(-2, geometry.kernel[0], geometry.stride[0])
     windows = windows.unfold(-2, geometry.kernel[1], geometry.stride[1])
-    return _WindowNorm.apply(windows, float(gradient_at_zero))  # pyright: ignore[reportReturnType]
+    kind = _WindowNorm if torch.compiler.is_compiling() else _TwoModeWindowNorm
+    return kind.apply(windows, gradient_at_zero)  # pyright: ignore[reportReturnType]
 
 
 class _WindowNorm(torch.autograd.Function):
@@ -67,18 +65,38 @@ class _WindowNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(windows: Tensor, gradient_at_zero: float) -> Tensor:
-        return torch.linalg.vector_norm(windows, dim=(-2, -1))
+        norm = torch.linalg.vector_norm(windows, dim=(-2, -1))
+        largest = windows.abs().amax((-2, -1))
+        unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        in_units = torch.linalg.vector_norm(windows / unit[..., None, None], dim=(-2, -1)) * unit
+        # Below this the squares lose digits, and at last all; at infinity they had none left to lose.
+        limits = torch.finfo(arithmetic_dtype(windows.dtype))
+        astray = (norm < 2 * (limits.tiny / limits.eps) ** 0.5) | norm.isinf()
+        return torch.where(astray, in_units, norm)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         windows, ctx.gradient_at_zero = inputs
         ctx.save_for_backward(windows, output)
+        ctx.save_for_forward(windows, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        windows, norm = ctx.saved_tensors
-        norm = norm[..., None, None]
-        # The quotient is not 0 / 0 where it is left out, or its own derivative would be NaN there.
-        quotient = windows / torch.where(norm == 0, 1.0, norm)
-        direction = torch.where(norm == 0, ctx.gradient_at_zero, quotient)
-        return direction * gradient[..., None, None], None
+        return _direction(ctx) * gradient[..., None, None], None
+
+
+class _TwoModeWindowNorm(_WindowNorm):
+    """`_WindowNorm` with forward mode, which `torch.compile` does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return (_direction(ctx) * tangent).sum((-2, -1))
+
+
+def _direction(ctx: Any) -> Tensor:
+    """The gradient of each norm by its window."""
+    windows, norm = ctx.saved_tensors
+    norm = norm[..., None, None]
+    # The quotient is not 0 / 0 where it is left out, or its own derivative would be NaN there.
+    quotient = windows / torch.where(norm == 0, 1.0, norm)
+    return torch.where(norm == 0, ctx.gradient_at_zero, quotient)

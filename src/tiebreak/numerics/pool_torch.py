@@ -20,6 +20,7 @@ from tiebreak.numerics.selection import (
     arithmetic_dtype,
     favoured,
     has_entry,
+    marked,
     multiplicity,
     only,
     shares,
@@ -62,16 +63,18 @@ def _forward_2x2(x: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor] |
     rows, columns = size
     blocks = x[..., : 2 * rows, : 2 * columns].unflatten(-1, (columns, 2)).unflatten(-3, (rows, 2))
     entries = blocks.movedim((-3, -1), (0, 1)).contiguous().flatten(0, 1)
-    word = WORDS[x.element_size()]
-    if x.numel() == 0 or bool(entries.view(word).amin() == torch.iinfo(word).min):  # the word of -0.0
+    word, half = WORDS[x.element_size()], WORDS[min(4, x.element_size())]  # int64 has no fast minimum
+    # A -0.0 begins with the smallest word; another number may hold it too, and then the definition does.
+    if x.numel() == 0 or bool(entries.view(half).amin() == torch.iinfo(half).min):
         return None
     output = entries.amax(0)
     if bool(output.sum().isnan()):
         return None
-    mask = (entries[0] == output).view(torch.uint8)
+    # As words and into words: a comparison of floats whose result is bool takes seven times as long.
+    equal = entries.view(word).eq_(output.view(word))
     for entry in range(1, 4):
-        mask.add_((entries[entry] == output).view(torch.uint8), alpha=1 << entry)
-    return output, mask.unsqueeze(0)
+        equal[0].add_(equal[entry], alpha=1 << entry)
+    return output, equal[:1].to(torch.uint8)
 
 
 def scatter(
@@ -117,20 +120,24 @@ def _add_scattered(
     jacobian: PoolJacobian | None,
 ) -> None:
     """`scatter` into some cleared images; without a Jacobian each entry in `one` gets the whole gradient."""
-    own, other, others = gradient, gradient, None
+    word = WORDS[gradient.element_size()]
+    own, others, first = gradient, None, one.to(word)
+    other = gradient.view(word)
     if jacobian is not None:
-        others = mask ^ one
-        tied = others[0].bool() if len(others) == 1 else others.amax(0).bool()
-        own, other = (share + 0.0 for share in shares(gradient, mask, tied=tied, jacobian=jacobian))
+        remaining = mask ^ one
+        tied = (remaining[0] if len(remaining) == 1 else remaining.amax(0)).clamp(max=1)
+        own, other = (share.add_(0.0) for share in shares(gradient, mask, tied=tied, jacobian=jacobian))
+        other, others = other.view(word), remaining.to(word)
+    own = own.view(word)
     # The CPU's own pool adds overlapping windows in the storage format, CUDA's in fp32 with one rounding.
     wide = geometry.overlaps and images.device.type != "cpu"
     result = images.to(arithmetic_dtype(images.dtype)) if wide else images
     # From the last entry to the first, a pixel meets its windows in ascending order.
     for tap in reversed(list(geometry.taps((images.shape[-2], images.shape[-1])))):
         at = (..., *tap.windows)
-        part = only(own[at], has_entry(one, tap.entry)[at])
-        if others is not None:
-            part |= only(other[at], has_entry(others, tap.entry)[at])
+        part = marked(first, tap.entry)[at].bitwise_and_(own[at])
+        if others is not None and tap.entry:  # entry 0 is the first wherever it is tied
+            part |= marked(others, tap.entry)[at].bitwise_and_(other[at])
         if geometry.overlaps:
             result[(..., *tap.pixels)] += part.view(images.dtype)
         else:

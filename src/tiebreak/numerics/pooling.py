@@ -161,6 +161,11 @@ def _check(x: Tensor, geometry: PoolGeometry, jacobian: PoolJacobian | JacobianS
             f"jacobian of a pool must be a PoolJacobian or a JacobianSwitch, got {jacobian!r}. "
             "Use PoolJacobian(beta=...)."
         )
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        got = f"layout {x.layout}" if isinstance(x, Tensor) else f"{type(x).__name__}"
+        raise DesignError(
+            f"max_pool2d takes a dense tensor, got {got}. Convert the input, for example with .to_dense()."
+        )
     if x.dtype not in _DTYPES:
         raise DesignError(
             f"max_pool2d differentiates float16, bfloat16, float32 and float64, got {x.dtype}. Convert the "

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tiebreak.design.axes import DesignError
+from tiebreak.design.axes import finite_number
 
 
 def relu(x: Tensor, *, derivative_at_zero: float = 0.0) -> Tensor:
@@ -43,7 +42,8 @@ def relu(x: Tensor, *, derivative_at_zero: float = 0.0) -> Tensor:
     derivative = _checked(derivative_at_zero)
     if derivative == 0.0:
         return torch.relu(x)
-    return _ReLU.apply(x, derivative)  # pyright: ignore[reportReturnType]
+    kind = _ReLU if torch.compiler.is_compiling() else _TwoModeReLU
+    return kind.apply(x, derivative)  # pyright: ignore[reportReturnType]
 
 
 class ReLU(nn.Module):
@@ -70,15 +70,7 @@ class ReLU(nn.Module):
 
 
 def _checked(derivative: float) -> float:
-    if (
-        isinstance(derivative, bool)
-        or not isinstance(derivative, int | float)
-        or not math.isfinite(derivative)
-    ):
-        raise DesignError(
-            f"derivative_at_zero of a ReLU must be a finite number, got {derivative!r}. Use 0 for PyTorch's."
-        )
-    return float(derivative)
+    return finite_number(derivative, key="derivative_at_zero of a ReLU", advice="Use 0 for PyTorch's.")
 
 
 class _ReLU(torch.autograd.Function):
@@ -92,8 +84,17 @@ class _ReLU(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         x, ctx.derivative = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return torch.where(x == 0, ctx.derivative * gradient, gradient).masked_fill(x < 0, 0.0), None
+
+
+class _TwoModeReLU(_ReLU):
+    """`_ReLU` with forward mode, which `torch.compile` does not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _ReLU.backward(ctx, tangent)[0]  # the Jacobian is diagonal

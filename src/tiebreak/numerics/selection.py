@@ -44,6 +44,12 @@ def has_entry(mask: Tensor, entry: int) -> Tensor:
     return (mask[entry // 8] >> entry % 8) & 1
 
 
+def marked(mask: Tensor, entry: int) -> Tensor:
+    """`has_entry` for a mask in a signed integer format: all bits set where it is marked, none elsewhere."""
+    highest = 8 * mask.element_size() - 1
+    return (mask[entry // 8] << highest - entry % 8).bitwise_right_shift_(highest)
+
+
 def favoured(mask: Tensor, *, jacobian: PoolJacobian) -> Tensor:
     """The one entry that the rule singles out, as a mask with a single bit a window.
 
@@ -102,7 +108,7 @@ def shares(gradient: Tensor, mask: Tensor, *, tied: Tensor, jacobian: PoolJacobi
     Args:
         gradient: of the output.
         mask: of the output, (planes, *shape of the gradient).
-        tied: which windows have several tied entries; bool, of the gradient's shape.
+        tied: which windows have several tied entries; bool or uint8 of 0 and 1, of the gradient's shape.
         jacobian: the rule.
 
     Returns:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -58,6 +59,11 @@ class JacobianSwitch:
 
     jacobian: PoolJacobian = NATIVE
     events: list[PoolEvent] | None = field(default=None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JacobianSwitch:
+        """A switch of its own that records if this one does; what is recorded here belongs to a graph."""
+        events = None if self.events is None else []
+        return memo.setdefault(id(self), JacobianSwitch(self.jacobian, events))
 
 
 _observer: ContextVar[Callable[[PoolEvent], None] | None] = ContextVar("observer of pools", default=None)
