@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,6 +84,48 @@ def ratio(
             seconds.append(clock() - begin)
         ratios.append(seconds[1] / seconds[0] if inverse else seconds[0] / seconds[1])
     return row(work, ratios, baseline=baseline, target=target, at_most=at_most)
+
+
+class Apart:
+    """A work that waits in a process of its own, whose environment is chosen when it starts.
+
+    Args:
+        words: the command; the process calls `serve`.
+        environment: of the process.
+    """
+
+    def __init__(self, words: Sequence[str], *, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            list(words), env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def seconds(self) -> float:
+        """Do the work once; the time that the process took for it by its own clock."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def serve(work: Work, *, clock: Callable[[], float]) -> None:
+    """Do the work once for each line of standard input and answer with the seconds it took."""
+    for _ in sys.stdin:
+        begin = clock()
+        work()
+        print(clock() - begin, flush=True)
+
+
+def in_turn(sides: Sequence[Apart], *, repeats: int, warmup: int = 1) -> list[tuple[float, ...]]:
+    """The seconds of several works timed in turn, A B C A B C ..., a tuple a round."""
+    for _ in range(warmup):
+        for side in sides:
+            side.seconds()
+    return [tuple(side.seconds() for side in sides) for _ in range(repeats)]
 
 
 def row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ratios
 import torch
 from pool import without_kernels
-from published import PublishedPool, with_pools
+from published import PublishedPool, PublishedReLU, with_pools
 from torch import nn
 from torch.nn import functional
 from zones import digits, photos
@@ -48,8 +48,8 @@ def main() -> None:
         network = Network(arch=arch)  # pyright: ignore[reportArgumentType]
         images, labels = (tensor.to(options.device) for tensor in batches[0])
 
-        def model(jacobian, network=network, channels=channels) -> nn.Module:
-            made = build(network, num_classes=10, in_channels=channels, jacobian=jacobian, seed=0)
+        def model(jacobian, relu: type[nn.Module] = nn.ReLU, network=network, channels=channels) -> nn.Module:
+            made = build(network, num_classes=10, in_channels=channels, jacobian=jacobian, relu=relu, seed=0)
             return made.to(options.device)
 
         native = stepper(with_pools(model(PoolJacobian()), lambda: nn.MaxPool2d(2)), images, labels)
@@ -73,6 +73,15 @@ def main() -> None:
             (
                 "published pool",
                 stepper(with_pools(model(PoolJacobian()), lambda: PublishedPool(1.0)), images, labels),
+                None,
+            ),
+            (
+                "published pool and ReLU",
+                stepper(
+                    with_pools(model(PoolJacobian(), PublishedReLU), lambda: PublishedPool(1.0)),
+                    images,
+                    labels,
+                ),
                 None,
             ),
         ):

@@ -1,13 +1,25 @@
-"""Monte-Carlo over initialisations: our shared pass against the published loop, with the same gradients."""
+"""Monte-Carlo over initialisations: our shared pass against the published loop, with the same gradients.
+
+Each side runs in a process of its own, in the environment that it has in use: ours in that of a study's
+worker, with malloc's thresholds raised, the published loop in a plain one. Two published loops are timed:
+the one whose operations the target names, with PyTorch's ReLU, and the one of the published code, whose ReLU
+is its own. The last row of each group puts one forward and one backward pass of every batch in place of ours:
+no loop with the same convolutions is faster than that.
+"""
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import ratios
 import torch
-from published import published_gaps
-from torch import Tensor
+from published import PublishedReLU, published_gaps
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.data import load, train_batches
@@ -17,6 +29,7 @@ from tiebreak.models import build
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.protocols.backprop import backprop, gradient
 from tiebreak.protocols.zones import draw_gaps
+from tiebreak.runner.local import worker_environment
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -73,40 +86,133 @@ def photos(batch_size: int, count: int, *, border: int = 0) -> Batches:
     return batches
 
 
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network on its images, a line a number of Jacobians."""
+
+    arch: str
+    what: str
+    channels: int
+    batches: Callable[[], Batches]
+    targets: dict[int, float]
+
+
+CASES = (
+    Case(
+        arch="lenet5",
+        what="digits, ties in the first pool",
+        channels=1,
+        batches=lambda: digits(128, 4),
+        targets={2: 9.0, 6: 14.0},
+    ),
+    Case(
+        arch="vgg11",
+        what="no live tie",
+        channels=3,
+        batches=lambda: photos(128, 1),
+        targets={2: 5.0, 6: 15.0},
+    ),
+    Case(
+        arch="vgg11",
+        what="border of a padded crop, ties in the first pool",
+        channels=3,
+        batches=lambda: photos(128, 1, border=3),
+        targets={},
+    ),
+)
+
+OURS, ONCE = "ours", "one pass a batch"
+TORCH_RELU, OWN_RELU = "published loop, torch's ReLU", "published loop"
+
+
+def work_of(side: str, case: Case, *, count: int, device: str) -> Callable[[], object]:
+    """A function that treats one more init each time it is called."""
+    network = Network(arch=case.arch)  # pyright: ignore[reportArgumentType]
+    batches = [(images.to(device), labels.to(device)) for images, labels in case.batches()]
+    betas, seeds = PUBLISHED_BETAS[:count], itertools.count()
+    if side == OURS:
+        assert_equal_bits(network, channels=case.channels, batches=batches, betas=betas)
+        return lambda: our_gaps(
+            network, channels=case.channels, seed=next(seeds), batches=batches, betas=betas
+        )
+    if side == ONCE:
+        model = build(network, num_classes=10, in_channels=case.channels, seed=0).to(device)
+        parameters = tuple(model.parameters())
+        return lambda: [
+            gradient(functional.cross_entropy(model(images), labels), parameters)
+            for images, labels in batches
+        ]
+    return lambda: published_gaps(
+        network,
+        channels=case.channels,
+        seed=next(seeds),
+        batches=batches,
+        betas=betas,
+        relu=nn.ReLU if side == TORCH_RELU else PublishedReLU,
+    )
+
+
+def environment_of(side: str, *, threads: int) -> dict[str, str]:
+    """Ours and its parts as in a worker of a study, the published loop as a notebook finds it."""
+    environment = worker_environment(threads)
+    if side in (TORCH_RELU, OWN_RELU):
+        environment = {key: value for key, value in environment.items() if not key.startswith("MALLOC_")}
+    return environment
+
+
+def rows_of(place: int, *, count: int, options: argparse.Namespace) -> list[ratios.Row]:
+    """The published loop over ours, with either ReLU, and over the one pass that nobody can do without."""
+    case = CASES[place]
+    names = (OURS, TORCH_RELU, OWN_RELU, ONCE)
+    sides = [
+        ratios.Apart(
+            [
+                *(sys.executable, __file__, "--device", options.device, "--threads", str(options.threads)),
+                *("--serve", name, str(place), str(count)),
+            ],
+            environment=environment_of(name, threads=options.threads),
+        )
+        for name in names
+    ]
+    repeats = options.repeats if case.targets else max(1, options.repeats // 3)
+    times = ratios.in_turn(sides, repeats=repeats)
+    for side in sides:
+        side.close()
+    title = f"zones {case.arch} ({case.what}), {len(case.batches())} x 128 images an init, {count} Jacobians"
+    target = case.targets.get(count)
+    return [
+        ratios.row(
+            title,
+            [theirs / ours for ours, theirs, _, _ in times],
+            baseline=TORCH_RELU,
+            target=target,
+            at_most=False,
+        ),
+        ratios.row(title, [theirs / ours for ours, _, theirs, _ in times], baseline=OWN_RELU),
+        ratios.row(
+            f"the same, one forward and backward pass of each batch and nothing else, {count} Jacobians",
+            [theirs / once for _, theirs, _, once in times],
+            baseline=TORCH_RELU,
+        ),
+    ]
+
+
 def main() -> None:
-    options = ratios.arguments(__doc__).parse_args()
+    parser = ratios.arguments(__doc__)
+    parser.add_argument("--serve", nargs=3, metavar=("SIDE", "CASE", "COUNT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
-    for arch, what, channels, batches, targets in (
-        ("lenet5", "digits, ties in the first pool", 1, digits(128, 4), {2: 9.0, 6: 14.0}),
-        ("vgg11", "no live tie", 3, photos(128, 1), {2: 5.0, 6: 15.0}),
-        ("vgg11", "border of a padded crop, ties in the first pool", 3, photos(128, 1, border=3), {}),
-    ):
-        batches = [(images.to(options.device), labels.to(options.device)) for images, labels in batches]
-        network = Network(arch=arch)  # pyright: ignore[reportArgumentType]
-        for count in (2, 6):
-            betas = PUBLISHED_BETAS[:count]
-            assert_equal_bits(network, channels=channels, batches=batches, betas=betas)
-            seeds = iter(range(10**6))
-            arguments = {"channels": channels, "batches": batches, "betas": betas}
-            rows.append(
-                ratios.ratio(
-                    f"zones {arch} ({what}), {len(batches)} x 128 images an init, {count} Jacobians",
-                    lambda network=network, seeds=seeds, a=arguments: our_gaps(
-                        network, seed=next(seeds), **a
-                    ),
-                    lambda network=network, seeds=seeds, a=arguments: published_gaps(
-                        network, seed=next(seeds), **a
-                    ),
-                    baseline="published loop",
-                    inverse=True,
-                    repeats=options.repeats if count in targets else max(1, options.repeats // 3),
-                    target=targets.get(count),
-                    at_most=False,
-                    clock=ratios.clock_of(options.device),
-                    warmup=1,
-                )
-            )
+    if options.serve is not None:
+        side, place, count = options.serve
+        work = work_of(side, CASES[int(place)], count=int(count), device=options.device)
+        ratios.serve(work, clock=ratios.clock_of(options.device))
+        return
+    rows = [
+        row
+        for place in range(len(CASES))
+        for count in (2, 6)
+        for row in rows_of(place, count=count, options=options)
+    ]
     ratios.report("Zones (times faster; gradients bit-equal to separate runs)", rows, path=options.json)
 
 
