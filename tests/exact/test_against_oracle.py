@@ -12,8 +12,11 @@ from near_ties import CASES, near_ties
 from networks import Point, random_point
 
 from tiebreak.design.axes import PoolJacobian, Selection
+from tiebreak.exact import primes, residues
+from tiebreak.exact.bounds import Balls
 from tiebreak.exact.certificate import Mode
 from tiebreak.exact.certify import certify_graph
+from tiebreak.exact.decide import Walk
 from tiebreak.exact.graph import Conv2d, Graph, Input, MaxPool2d, Node, Parameter, ReLU, Reshape
 from tiebreak.exact.oracle import derivative, evaluate, tied
 from tiebreak.exact.rules import Rule
@@ -187,4 +190,80 @@ def in_a_window(batch, numbers, *, bias=None) -> Graph:
         Node(Reshape(), (2,), (images, 1), "flatten"),
     )
     shapes = {"weight": (1, channels, 1, 1)} | ({} if bias is None else {"bias": (1,)})
-    return Graph(nodes, 3, batch, shapes)
+    graph = Graph(nodes, 3, batch, shapes)
+    return with_masks(graph, tied(graph, evaluate(graph)))
+
+
+def mistakes(points) -> int:
+    """Graphs about which a certificate says something wrong."""
+    found = 0
+    for seed, point in points:
+        try:
+            compare(point, seed=seed)
+        except AssertionError:
+            found += 1
+    return found
+
+
+def test_a_bound_that_is_too_small_is_caught(monkeypatch):
+    finish = Balls._finish
+
+    def too_small(*args, **kwargs):
+        ball = finish(*args, **kwargs)
+        return replace(ball, radius=ball.radius * 1e-6)
+
+    points = [(seed, near_ties(seed)) for seed in range(20)]
+    monkeypatch.setattr(Balls, "_finish", too_small)
+    assert mistakes(points) > 4
+
+
+def test_a_neuron_that_is_used_undecided_is_caught(monkeypatch):
+    points = [(seed, near_ties(seed)) for seed in range(12)]
+    monkeypatch.setattr(Walk, "_refine", lambda *args: None)
+    assert mistakes(points) > 6
+
+
+def test_a_wrong_inverse_of_the_number_of_ties_is_caught(monkeypatch):
+    """Between equal patches the shares must cancel, which only the true inverse makes them do."""
+    points = [(seed, random_point(seed)) for seed in range(1, 200, 8)]
+    inverse = residues.residue_of
+    monkeypatch.setattr(
+        residues,
+        "residue_of",
+        lambda number, *, prime: inverse(number, prime=prime) + (number.denominator > 1),
+    )
+    assert mistakes(points) > 3
+
+
+def test_a_derivative_that_all_primes_but_the_last_divide(monkeypatch):
+    """D = p q 2**-42 with the first two primes of the seed: only the third sees it."""
+    drawn = primes.draw_primes(3, seed=0)
+    product = drawn[0] * drawn[1] * 2.0**-42
+    batch = torch.tensor([[[[product, 0.0]], [[0.0, product]]]], dtype=torch.float64)
+    graph = in_a_window(batch, [1.0, 1.0])
+    point = Point(graph, torch.ones(1, 1).double())
+    counts = compare(point, seed=0)
+    assert counts == {"bifurcation": 1}
+    certificate = certify_graph(graph, point.cotangent, seed=0)
+    assert certificate.evidence.primes == drawn, "the network is made for as many primes as are drawn"
+    draw = primes.draw_primes
+    monkeypatch.setattr(primes, "draw_primes", lambda number, **given: (draw(number, **given)[0],) * number)
+    assert mistakes([(0, point)]) == 1, "one prime instead of all"
+    monkeypatch.setattr(
+        primes,
+        "draw_primes",
+        lambda number, **given: (*draw(number, **given)[:-1], draw(number, **given)[0]),
+    )
+    assert mistakes([(0, point)]) == 1, "the last prime dropped"
+
+
+def test_candidates_that_one_prime_takes_for_equal(monkeypatch):
+    """1 and 1 + p 2**-80: fp64 cannot tell them apart and the first prime of the seed cannot either."""
+    seed = 8
+    prime = primes.draw_primes(1, seed=seed)[0]
+    batch = torch.tensor([[[[1.0, 1.0]], [[0.0, prime * 2.0**-80]]]], dtype=torch.float64)
+    point = Point(in_a_window(batch, [1.0, 1.0]), torch.ones(1, 1).double())
+    assert compare(point, seed=seed) == {"equal": 1}
+    draw = primes.draw_primes
+    monkeypatch.setattr(primes, "draw_primes", lambda number, **given: (draw(number, **given)[0],) * number)
+    assert mistakes([(seed, point)]) == 1
