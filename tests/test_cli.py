@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 
 from tiebreak.cli import MISTAKE, main
-from tiebreak.config import config_folder
+from tiebreak.config import compose_run, config_folder
+from tiebreak.design.axes import Device
+from tiebreak.records.record import Record
+from tiebreak.records.session import Outcome, OutcomeKind
+from tiebreak.records.store import RecordStore
+from tiebreak.runner.local import WorkersDied
 
 SMALL = [
     "data=mnist5k",
@@ -253,3 +258,88 @@ def test_a_trial_waits_for_no_compiler(here, optimizer) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+_OTHER_PROCESSES = """
+import os
+import pickle
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import run_job
+from hydra.plugins.launcher import Launcher
+
+
+class ForkingLauncher(Launcher):
+    def setup(self, *, hydra_context, task_function, config):
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides, initial_job_idx):
+        return [self._in_a_child(overrides) for overrides in job_overrides]
+
+    def _in_a_child(self, overrides):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.close(reader)
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            config.hydra.job.num = config.hydra.job.id = 0
+            result = run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            with os.fdopen(writer, "wb") as stream:
+                pickle.dump(result, stream)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            result = pickle.load(stream)
+        os.wait()
+        return result
+
+
+node = {"_target_": "hydra_plugins.forking.ForkingLauncher"}
+ConfigStore.instance().store(group="hydra/launcher", name="forking", node=node)
+"""
+
+
+def test_a_point_that_fails_in_another_process_is_told(here) -> None:
+    """A launcher that runs each point in a process of its own, as those for clusters do."""
+    plugin = here / "hydra_plugins" / "forking.py"
+    plugin.parent.mkdir()
+    plugin.write_text(_OTHER_PROCESSES)
+    overrides = [*SMALL, "device=cpu"]
+    trial = compose_run([*overrides, "pool.beta=1"], device=lambda: Device.CPU).trial
+    outcome = Outcome(kind=OutcomeKind.FAILED, reason="bad luck")
+    record = Record(trial=trial, provenance={}, rows=(), outcome=outcome, elapsed_seconds=0.0)
+    RecordStore(here / "results").write(record)
+    words = ["run", "-m", "hydra/launcher=forking", *overrides]
+    for betas, code in (("1,0", 1), ("0,2", 0), ("0,nan,1", MISTAKE)):
+        done = tiebreak(*words, f"pool.beta={betas}", cwd=here, PYTHONPATH=str(here))
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert ("pool.beta must be a finite number" in done.stderr) == ("nan" in betas)
+    assert len(record_files(here)) == 3, "a failed point must not end the sweep"
+
+
+def test_a_sweep_folder_that_cannot_be_made_is_the_users_mistake(here, capfd) -> None:
+    assert main(["run", "-m", *SMALL, "pool.beta=0,1", "hydra.sweep.dir=/proc/x"]) == MISTAKE
+    said = capfd.readouterr().err
+    assert "Hydra cannot write /proc/x" in said
+    assert "hydra.sweep.dir" in said
+    assert not record_files(here)
+
+
+def test_workers_that_cannot_start_are_one_sentence(here, capfd, monkeypatch) -> None:
+    def died(*_: object, **__: object) -> None:
+        error = WorkersDied("workers end before they begin a trial (exit code 1), the last one with: oh")
+        error.add_note("Traceback (most recent call last): the rest")
+        raise error
+
+    monkeypatch.setattr("tiebreak.runner.local.run_study", died)
+    assert main(["study", "smoke"]) == 1
+    said = capfd.readouterr().err
+    assert "WorkersDied: workers end before they begin a trial (exit code 1)" in said
+    assert "Traceback (" not in said
+    assert "Traceback (most recent call last): the rest" in (here / ".tiebreak/error.txt").read_text()

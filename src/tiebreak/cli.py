@@ -46,17 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _worker(words[1:])
     parsed = _parse(words)
     try:
+        return _explained(lambda: parsed.verb(parsed))
+    except KeyboardInterrupt:
+        return _say(
+            "interrupted; what was recorded is kept. Give the same command again to go on.", INTERRUPTED
+        )
+
+
+def _explained(work: Callable[[], int]) -> int:
+    """The exit code of `work`; an exception becomes one sentence on standard error and its code."""
+    try:
         _require_here()
-        code = parsed.verb(parsed)
+        code = work()
         if sys.stdout is not None:
             sys.stdout.flush()  # or a full disk is noticed after the exit code is settled
         return code
     except UserError as error:
         return _say(str(error), MISTAKE)
-    except KeyboardInterrupt:
-        return _say(
-            "interrupted; what was recorded is kept. Give the same command again to go on.", INTERRUPTED
-        )
     except BrokenPipeError:  # the reader of our output has gone
         _drop_output()
         return FAULT
@@ -106,7 +112,9 @@ def _fault(error: Exception) -> int:
     except OSError:
         where = "The traceback could not be written"
     return _say(
-        f"this is a fault of ours: {type(error).__name__}: {error}. {where}; please report it.", FAULT
+        f"this is a fault of ours: {type(error).__name__}: {' '.join(str(error).split())}. {where}; please "
+        "report it.",
+        FAULT,
     )
 
 
@@ -181,10 +189,10 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _run_composed(composed: DictConfig) -> int:
-    """One trial of a multirun; a user's mistake or Ctrl-C ends the sweep as it ends `tiebreak run`."""
+    """One trial of a multirun, perhaps in a process of its own: it says itself what went wrong."""
     from tiebreak import config
 
-    return _run_one(config.run_of(composed, device=_auto_device()))
+    return _explained(lambda: _run_one(config.run_of(composed, device=_auto_device())))
 
 
 def _run_one(run: Run) -> int:

@@ -126,8 +126,10 @@ def test_what_is_refused_ends_the_run_with_its_sentence(run, trials, monkeypatch
 
 def test_workers_that_cannot_start_end_the_run_with_their_last_words(run, trials, monkeypatch):
     monkeypatch.setenv("TOY_BROKEN", "1")
-    with pytest.raises(WorkersDied, match="toy: cannot even start"):
+    with pytest.raises(WorkersDied, match=r"\(exit code 1\), .* toy: cannot even start") as caught:
         run(trials)
+    assert "\n" not in str(caught.value)
+    assert "toy: cannot even start" in caught.value.__notes__[0]
 
 
 def test_no_workers_is_a_mistake(run, trials):

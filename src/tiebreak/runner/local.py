@@ -103,7 +103,8 @@ def run_study(
 
     Raises:
         Refused: a worker says that nothing can be run (missing data, full disk); the others have stopped.
-        WorkersDied: workers end before they begin a trial; the message has their last words.
+        WorkersDied: workers end before they begin a trial; the message has the last line of one's standard
+            error, and a note has the thirty lines before it.
         RecordError: `workers` is below 1, or a folder cannot be used.
     """
     if workers < 1:
@@ -272,10 +273,12 @@ class _Crew:
             return
         if not worker.has_begun:
             if not self._working:
-                raise WorkersDied(
-                    f"Workers end before they begin a trial ({_cause(code)}). "
-                    f"Their last words: {words or 'none'}"
+                died = WorkersDied(
+                    f"workers end before they begin a trial ({_cause(code)}), the last one with: "
+                    f"{last_line or 'no word'}"
                 )
+                died.add_note(f"Its last words:\n{words}")  # in a traceback, not in the message
+                raise died
             return
         self._start(worker.job)
 
