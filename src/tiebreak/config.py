@@ -363,8 +363,8 @@ def to_yaml(overrides: Sequence[str]) -> str:
 def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int], *, stopped: int) -> int:
     """Hand a sweep to Hydra: each point is composed and given to `task`, by whatever launcher it names.
 
-    Every point of a batch is run, whatever became of the others. After a batch with a failed point Hydra begins
-    no other, which matters only where `hydra.sweeper.max_batch_size` is set.
+    Every point of a batch is run, whatever became of the others. After a batch with a failed point Hydra
+    begins no other, which matters only where `hydra.sweeper.max_batch_size` is set.
 
     Args:
         overrides: as on the command line.
