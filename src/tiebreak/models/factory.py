@@ -1,0 +1,149 @@
+"""A network, a batch and weights of the user's own: from a function of theirs and from safetensors files."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from tiebreak.design.axes import UserError
+
+
+def load_model(name: str) -> nn.Module:
+    """The module that a function of the user's returns.
+
+    Args:
+        name: `package.module:factory`, importable from the current folder or as installed; the factory is
+            called without arguments.
+
+    Raises:
+        UserError: a name of another form, a module or factory that is not there or raises, or a result that
+            is no `nn.Module`.
+
+    Example:
+        >>> load_model("torch.nn:Identity")
+        Identity()
+    """
+    factory = _factory(name)
+    try:
+        model = factory()
+    except Exception as error:  # the user's own code may raise anything
+        raise UserError(f"the factory {name} raised {_shown(error)}. Mend it and try again.") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"the factory {name} must return a torch.nn.Module, got {type(model).__name__}. "
+            "Return the network itself."
+        )
+    return model
+
+
+def load_batch(path: Path) -> tuple[Tensor, Tensor]:
+    """Images and labels from a safetensors file with the tensors `images` and `labels`.
+
+    Returns:
+        Images (N, ...), floating point, in the format in which they stand in the file; labels (N,), int64.
+
+    Raises:
+        UserError: a file that is missing or damaged, a tensor that is missing or of another shape or type.
+    """
+    tensors = load_tensors(path)
+    for key in ("images", "labels"):
+        if key not in tensors:
+            there = ", ".join(sorted(tensors)) or "nothing"
+            raise UserError(f"{path} must hold the tensors images and labels, got {there}. Add {key}.")
+    images, labels = tensors["images"], tensors["labels"]
+    if not images.is_floating_point() or images.dim() < 2 or 0 in images.shape:
+        raise UserError(
+            f"images in {path} must be floating point (N, ...) with N of 1 or more, got "
+            f"{tuple(images.shape)} of {images.dtype}."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels in {path} must be whole numbers of the shape ({len(images)},), got "
+            f"{tuple(labels.shape)} of {labels.dtype}."
+        )
+    return images, labels.long()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a state dict into a network, every number rounded once to the format that it has there.
+
+    Args:
+        model: changed in place.
+        path: a safetensors file with the names and shapes of `model.state_dict()`.
+
+    Raises:
+        UserError: a file that is missing or damaged, or a state dict of another network.
+    """
+    tensors, wanted = load_tensors(path), model.state_dict()
+    for reason, names in (
+        ("has no", sorted(set(wanted) - set(tensors))),
+        ("has a tensor that the network does not have:", sorted(set(tensors) - set(wanted))),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"{path} {reason} {names[0]}{more}. Name the network that it is of.")
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            raise UserError(
+                f"{name} in {path} must have the shape {tuple(tensor.shape)}, got "
+                f"{tuple(tensors[name].shape)}. Name the network that it is of."
+            )
+    model.load_state_dict(tensors)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}.") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}). Write it again.") from None
+
+
+def _factory(name: str) -> Callable[[], Any]:
+    module_name, sign, attribute = name.partition(":")
+    if not sign or not module_name or not attribute:
+        raise UserError(f"a model is named package.module:factory, got {name!r}.")
+    try:
+        with _current_folder_first():
+            found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise UserError(
+            f"the module {module_name} cannot be imported: {_shown(error)}. Run from the folder that it is "
+            "in, or install it."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UserError(f"there is no {attribute} in the module {module_name}. Name a function of it.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{name} must be a function without arguments, got {type(found).__name__}.")
+    return found
+
+
+@contextmanager
+def _current_folder_first():
+    """As `python -m` does it: the user's folder is searched first."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.pop(0)
+
+
+def _shown(error: Exception) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")

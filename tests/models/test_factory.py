@@ -1,0 +1,114 @@
+"""Networks, batches and weights of the user's own: read as they are, or refused in a sentence."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tiebreak.design.axes import UserError
+from tiebreak.models.factory import load_batch, load_model, load_weights
+
+MODULE = """
+from torch import nn
+def net():
+    return nn.Linear(2, 3)
+def broken():
+    raise RuntimeError("two\\nlines")
+def other():
+    return 3
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"mine_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / f"{name}_raises.py").write_text("1 / 0")
+    return name
+
+
+def test_the_module_of_a_factory_in_the_current_folder(mine):
+    assert isinstance(load_model(f"{mine}:net"), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("net", "a model is named package.module:factory, got 'net'"),
+        ("{mine}:", "a model is named package.module:factory"),
+        ("nowhere_at_all:net", "the module nowhere_at_all cannot be imported: ModuleNotFoundError"),
+        ("{mine}_raises:net", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("{mine}:missing", "there is no missing in the module"),
+        ("{mine}:number", "must be a function without arguments, got int"),
+        ("{mine}:broken", "raised RuntimeError: two lines"),
+        ("{mine}:other", "must return a torch.nn.Module, got int"),
+    ],
+)
+def test_a_factory_that_is_none_is_a_sentence(mine, name, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_model(name.format(mine=mine))
+
+
+def test_a_batch_comes_as_it_is(tmp_path):
+    images = torch.randn(2, 1, 3, 3).bfloat16()
+    save_file({"images": images, "labels": torch.tensor([1, 0], dtype=torch.uint8)}, tmp_path / "b")
+    read, labels = load_batch(tmp_path / "b")
+    assert read.dtype is torch.bfloat16
+    assert torch.equal(read, images)
+    assert labels.dtype is torch.int64
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"images": torch.ones(2, 3)}, "got images. Add labels."),
+        ({}, "got nothing. Add images."),
+        (
+            {"images": torch.ones(2, 3).int(), "labels": torch.ones(2).int()},
+            "must be floating point (N, ...)",
+        ),
+        ({"images": torch.ones(0, 3), "labels": torch.ones(0).int()}, "with N of 1 or more"),
+        ({"images": torch.ones(2, 3), "labels": torch.ones(2)}, "must be whole numbers of the shape (2,)"),
+        ({"images": torch.ones(2, 3), "labels": torch.ones(3).int()}, "got (3,) of torch.int32"),
+    ],
+)
+def test_a_batch_that_is_none_is_a_sentence(tmp_path, tensors, sentence):
+    save_file(tensors, tmp_path / "b")
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_batch(tmp_path / "b")
+
+
+def test_a_file_that_is_missing_or_cut_short_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        load_batch(tmp_path / "b")
+    save_file({"images": torch.ones(2, 3)}, tmp_path / "b")
+    (tmp_path / "b").write_bytes((tmp_path / "b").read_bytes()[:-4])
+    with pytest.raises(UserError, match="no whole safetensors file"):
+        load_batch(tmp_path / "b")
+
+
+def test_weights_are_rounded_once_to_the_format_of_the_network(tmp_path):
+    model, source = nn.Linear(2, 3).bfloat16(), nn.Linear(2, 3)
+    save_file(source.state_dict(), tmp_path / "w")
+    load_weights(model, tmp_path / "w")
+    assert torch.equal(model.weight, source.weight.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (nn.Linear(2, 3), "has no bias"),
+        (nn.Sequential(), "has a tensor that the network does not have: weight"),
+        (nn.Linear(3, 3, bias=False), "must have the shape (3, 3), got (3, 2)"),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, model, sentence):
+    save_file({"weight": torch.ones(3, 2)}, tmp_path / "w")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_weights(model, tmp_path / "w")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
