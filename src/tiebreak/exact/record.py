@@ -7,17 +7,13 @@ that is not on the list makes the network not certifiable. Nothing is skipped an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiebreak.design.axes import UserError
@@ -38,6 +34,7 @@ from tiebreak.exact.graph import (
     ReLU,
     Reshape,
 )
+from tiebreak.exact.places import Places
 from tiebreak.numerics import kernels
 from tiebreak.numerics.geometry import PoolGeometry
 from tiebreak.numerics.switch import PoolEvent, observed
@@ -70,7 +67,7 @@ def record(
         )
     recorder = _Recorder(model, batch)
     with ExitStack() as stack:
-        stack.enter_context(_restored(model))
+        stack.enter_context(restored(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.places.watched())
         stack.enter_context(observed(recorder.pool))
@@ -110,7 +107,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, batch: Tensor) -> None:
         super().__init__()
         self.model, self.batch = model, batch
-        self.places = _Places(model)
+        self.places = Places(model)
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.nodes: list[Node] = [Node(Input(), (), tuple(batch.shape), "batch")]
         self.known: dict[int, _Traced | _Weight | _Unknown] = {id(batch): _Traced(0)}
@@ -184,7 +181,7 @@ class _Recorder(TorchDispatchMode):
                 f"a result of shape {shape} mixes the images of a batch of {self.batch.shape[0]}, and only "
                 "operations on each image apart can be certified"
             )
-        where = self.places.here()
+        where = str(self.places.here())
         if self.nonfinite is None and not bool(result.detach().isfinite().all()):
             self.nonfinite = where
         self.nodes.append(Node(operation, inputs, shape, where))
@@ -607,54 +604,13 @@ def _pruned(graph: Graph) -> Graph:
     return Graph(nodes, place[graph.output], graph.batch, graph.parameters, graph.nonfinite)
 
 
-@dataclass
-class _Places:
-    """Which module runs, and from which line."""
-
-    model: nn.Module
-    stack: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Follow the calls of modules by hooks that belong to no module."""
-        names = {id(module): name for name, module in self.model.named_modules()}
-
-        def enter(module: nn.Module, _: Any) -> None:
-            self.stack.append(names.get(id(module), type(module).__name__))
-
-        def leave(module: nn.Module, *_: Any) -> None:
-            self.stack.pop()
-
-        before = hooks.register_module_forward_pre_hook(enter)
-        after = hooks.register_module_forward_hook(leave, always_call=True)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
-
-    def here(self) -> str:
-        """Module path and the user's line, as far as there are any."""
-        path = self.stack[-1] if self.stack else ""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _is_inside(frame.f_code.co_filename):
-            frame = frame.f_back
-        line = "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-        return ", ".join(part for part in (path, line) if part) or "top level"
-
-
-_INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-
-
-def _is_inside(filename: str) -> bool:
-    """Whether a file is PyTorch's or ours, not the user's; our own networks are as good as a user's."""
-    models = str(Path(__file__).parents[1] / "models")
-    return filename.startswith(_INSIDE) and not filename.startswith(models)
-
-
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Put buffers and generators back."""
+def restored(model: nn.Module) -> Iterator[None]:
+    """Put a module's buffers and torch's generators of random numbers back, so that a pass can be repeated.
+
+    Args:
+        model: any module.
+    """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
     try:
