@@ -235,7 +235,7 @@ def test_a_dry_run_without_the_images_says_that_ids_are_not_final(here, monkeypa
     part = {"name": "one", "replicates": 1, "overrides": ["data=imagenet"]}
     study = {"question": "Does it matter?", "parts": [part]}
     (configs / "study" / "folder.yaml").write_text(json.dumps(study))
-    monkeypatch.setattr("tiebreak.config.config_folder", lambda: configs)
+    monkeypatch.setattr("tiebreak.config.composition.config_folder", lambda: configs)
     assert main(["study", "folder", "--dry-run"]) == 0
     assert "imagenet has no images in data" in capsys.readouterr().out
     image = here / "data/imagenet/train/cat/1.png"

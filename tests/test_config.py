@@ -7,7 +7,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tiebreak.config as config_module
 from tiebreak.config import ConfigError, compose_run, compose_study, config_folder, list_studies, to_yaml
 from tiebreak.design.axes import Arch, DesignError, Device, PoolJacobian, Precision
 from tiebreak.design.cell import Cell, Data, Network, Optimizer, Train, Zones
@@ -330,7 +329,7 @@ def study(tmp_path, monkeypatch):
     """Writes a study's YAML into a copy of the configurations and composes it."""
     folder = tmp_path / "configs"
     shutil.copytree(config_folder(), folder)
-    monkeypatch.setattr(config_module, "config_folder", lambda: folder)
+    monkeypatch.setattr("tiebreak.config.composition.config_folder", lambda: folder)
 
     def compose(text, *overrides, name="own"):
         path = folder / "study" / f"{name}.yaml"

@@ -1,0 +1,204 @@
+"""Overrides to a composed configuration, through Hydra, and Hydra's refusals as sentences."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from tiebreak.design.axes import DesignError
+
+GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
+"""The folders of configurations, one file of each of which makes up a configuration."""
+
+_PATHS = ("results", "data_root", "data.folder")
+
+REFUSALS = (
+    HydraException,
+    OmegaConfBaseException,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What Hydra raises at an override that it cannot compose; `pool=null`, for one, ends in a ValueError."""
+
+
+class ConfigError(DesignError):
+    """A configuration that cannot be composed: the message names the key or file and what to do."""
+
+
+def config_folder() -> Path:
+    """The folder of the configurations: inside an installed wheel, or `configs/` of the checkout."""
+    installed = Path(__file__).parents[1] / "_configs"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "configs"
+
+
+@contextmanager
+def hydra_open() -> Iterator[None]:
+    """Hydra with our folder of configurations, while something is composed."""
+    if GlobalHydra.instance().is_initialized():  # inside hydra.main
+        yield
+        return
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        yield
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that the overrides give; to be called while `hydra_open`.
+
+    Raises:
+        ConfigError: Hydra refuses them.
+    """
+    overrides = [readable(override) for override in overrides]
+    try:
+        return compose(config_name="config", overrides=overrides)
+    except REFUSALS as error:
+        raise ConfigError(refusal(error, overrides)) from None
+
+
+def readable(override: str) -> str:
+    """An override of a path that Hydra's grammar cannot read (`results=/tmp/été`), quoted so that it can."""
+    key, sign, value = override.partition("=")
+    if key not in _PATHS or not sign or not value:
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except REFUSALS:
+        return f"{key}={spelled(value)}"
+    return override
+
+
+def spelled(value: Any) -> str:
+    """A value of a YAML file as Hydra's grammar writes it, so that it is read back as the same value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case list():
+            return f"[{','.join(map(spelled, value))}]"
+        case dict():
+            return f"{{{','.join(f'{key}:{spelled(item)}' for key, item in value.items())}}}"
+        case str():
+            escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+            return f"'{escaped}'"
+        case _:
+            return str(value)
+
+
+def refusal(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's message as one sentence with a suggestion."""
+    text = re.split(r"\.? See https| Config search path", one_line(error))[0]
+    match = re.search(r"Could not find '([a-z_]+)/([^']*)'", text)
+    if match and match[1] in GROUPS:
+        group, value = match.groups()
+        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        near = difflib.get_close_matches(value, options, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"{group} must be one of {', '.join(options)}, got {value!r}.{hint}"
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        key, keys = match.group(1) or match.group(2), _all_keys()
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            return f"there is no key {key}.{hint} `tiebreak run --cfg` prints every key."
+    said = " ".join(overrides)
+    shown = said if len(said) <= 500 else f"{said[:500]}..."
+    text = text.removesuffix(".")
+    return (
+        f"the overrides {shown} cannot be composed: {text}. `tiebreak run --cfg` shows how they are written."
+    )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an exception as one line that ends in a full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
+
+
+def _all_keys() -> list[str]:
+    with hydra_open():
+        config = compose(config_name="config")
+    keys = []
+
+    def walk(tree: Mapping[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            keys.append(f"{prefix}{key}")
+            if isinstance(value, Mapping):
+                walk(value, f"{prefix}{key}.")
+
+    walk(plain(config), "")
+    return keys
+
+
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A composed configuration as plain dictionaries, lists and scalars.
+
+    Raises:
+        ConfigError: a value is missing or cannot be resolved.
+    """
+    try:
+        tree = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a key"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{key} has no value. Set it with {key}=... on the command line.") from None
+        raise ConfigError(f"{key} cannot be resolved: {one_line(error)}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"a configuration must be a mapping, got {type(tree).__name__}.")
+    return {str(key): value for key, value in tree.items()}
+
+
+def to_yaml(overrides: Sequence[str]) -> str:
+    """The composed configuration as YAML, for `tiebreak run --cfg`."""
+    with hydra_open():
+        return OmegaConf.to_yaml(composed(overrides), resolve=False)
+
+
+class Composer:
+    """Composes a configuration; Hydra is asked once for each choice of groups."""
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        """What `composed` gives, faster."""
+        groups, values = {}, []
+        for override in overrides:
+            key = override.partition("=")[0]
+            if key in GROUPS:
+                groups[key] = override
+            elif re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+                values.append((key, override))
+            else:
+                return composed(overrides)  # Hydra's extended grammar: leave it to Hydra
+        choice = tuple(groups.values())
+        if choice not in self._bases:
+            self._bases[choice] = composed(choice)
+        config = self._bases[choice].copy()
+        try:
+            for key, override in values:
+                parsed = OverridesParser.create().parse_override(override)
+                if parsed.is_sweep_override() or OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+                    return composed(overrides)
+                OmegaConf.update(config, key, parsed.value())
+        except REFUSALS:
+            return composed(overrides)  # refuses it in Hydra's words
+        return config
+
+
+_ABSENT = object()

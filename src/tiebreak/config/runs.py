@@ -1,0 +1,169 @@
+"""What is run: one trial from overrides, a study from its file."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tiebreak.config import composition
+from tiebreak.config.cells import PLACES, Content, cell_of, content_once, known_keys, place_of
+from tiebreak.config.composition import Composer, ConfigError, composed, hydra_open, one_line, plain, spelled
+from tiebreak.design.axes import DesignError, Device
+from tiebreak.design.cell import Trial
+from tiebreak.design.study import Part, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trial with the places it reads and writes, which move no number."""
+
+    trial: Trial
+    results: Path
+    data_root: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """A study with the places it reads and writes."""
+
+    study: Study
+    results: Path
+    data_root: Path
+
+
+def compose_run(overrides: Sequence[str], *, device: Callable[[], Device]) -> Run:
+    """One trial from Hydra overrides such as `["arch=vgg11", "pool.beta=100"]`.
+
+    Args:
+        overrides: as on the command line.
+        device: called to resolve `device=auto`.
+
+    Raises:
+        ConfigError: an unknown key, group or value, or a value that cannot be.
+    """
+    with hydra_open():
+        return run_of(composed(overrides), device=device)
+
+
+def run_of(config: DictConfig, *, device: Callable[[], Device]) -> Run:
+    """The run that a composed configuration describes.
+
+    Raises:
+        ConfigError, DesignError: a value that cannot be.
+    """
+    tree = plain(config)
+    cell = cell_of(tree, device, content_once())
+    return Run(
+        trial=Trial(cell=cell, replicate=tree["replicate"]),
+        results=place_of(tree, "results"),
+        data_root=place_of(tree, "data_root"),
+    )
+
+
+def list_studies() -> tuple[str, ...]:
+    """Names of the studies there are."""
+    folder = composition.config_folder() / "study"
+    return tuple(
+        sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    )
+
+
+def compose_study(name: str, overrides: Sequence[str] = (), *, device: Callable[[], Device]) -> StudyRun:
+    """A study from `configs/study/<name>.yaml`; `overrides` are applied to every cell of it.
+
+    A part's `sweep` is a grid: the product of the values of its keys, each key one that `tiebreak run`
+    takes. Composition through Hydra happens once for each choice of groups; plain values are set on a copy.
+
+    Raises:
+        ConfigError: no such study, or a key or value that cannot be, with the file and part it stands in.
+    """
+    if name not in list_studies():
+        near = difflib.get_close_matches(name, list_studies(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no study {name}.{hint} Studies: {', '.join(list_studies())}.")
+    where = f"configs/study/{name}.yaml"
+    tree = _study_file(composition.config_folder() / "study" / f"{name}.yaml", where)
+    places = [override for override in overrides if _key(override) in ("results", "data_root")]
+    with hydra_open():
+        base = plain(composed(places))
+        composer, content = Composer(), content_once()
+        parts = tuple(
+            _part(part, f"{where}, part", overrides, composer, device, content) for part in tree["parts"]
+        )
+    try:
+        study = Study(
+            name=name, question=tree["question"], hypothesis=tree.get("hypothesis") or "", parts=parts
+        )
+    except DesignError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return StudyRun(study=study, results=place_of(base, "results"), data_root=place_of(base, "data_root"))
+
+
+def _study_file(path: Path, where: str) -> dict[str, Any]:
+    """The tree of a study's file, whose question is text and whose parts are a list of mappings."""
+    try:
+        tree = plain(OmegaConf.load(path), resolve=False)  # type: ignore[arg-type]
+    except (OmegaConfBaseException, YAMLError, RecursionError, ValueError, OSError) as error:
+        raise ConfigError(f"{where} cannot be read: {one_line(error)} Mend the YAML.") from None
+    known_keys(tree, {"question", "hypothesis", "parts"}, where)
+    for key, kind in (("question", str), ("parts", list)):
+        if not isinstance(tree.get(key), kind) or not tree[key]:
+            wanted = "a sentence" if kind is str else "a list of parts"
+            raise ConfigError(f"{where}: {key} must be {wanted}, got {tree.get(key)!r}.")
+    if not isinstance(tree.get("hypothesis") or "", str):
+        raise ConfigError(f"{where}: hypothesis must be text, got {tree['hypothesis']!r}.")
+    return tree
+
+
+def _part(
+    tree: Any,
+    where: str,
+    overrides: Sequence[str],
+    composer: Composer,
+    device: Callable[[], Device],
+    content: Content,
+) -> Part:
+    """One part of a study's file."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping with name and replicates, got {tree!r}.")
+    here = f"{where} {tree.get('name', '?')}"
+    known_keys(tree, {"name", "replicates", "overrides", "sweep"}, here, required={"name", "replicates"})
+    try:
+        cells = (cell_of(plain(composer(point)), device, content) for point in _grid(tree, overrides))
+        unique = {cell.id: cell for cell in cells}
+        return Part(name=tree["name"], cells=tuple(unique.values()), num_replicates=tree["replicates"])
+    except DesignError as error:
+        raise ConfigError(f"{here}: {error}") from None
+
+
+def _grid(part: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every point of a part as overrides: the fixed ones, the grid's, and last the user's, which win."""
+    fixed, sweep = part.get("overrides") or [], part.get("sweep") or {}
+    if not isinstance(fixed, list) or not all(isinstance(override, str) for override in fixed):
+        raise ConfigError(f"overrides must be a list such as [data=mnist5k], got {fixed!r}.")
+    if not isinstance(sweep, dict):
+        raise ConfigError(f"sweep must be a mapping of keys to lists of values, got {sweep!r}.")
+    for key, values in sweep.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"sweep.{key} must be a list of values, got {values!r}.")
+    for key in (*map(_key, (*fixed, *overrides)), *sweep):
+        if key == "replicate":
+            raise ConfigError("replicate is not for a study to set. Say how many in the part's replicates.")
+    for key in (*map(_key, fixed), *sweep):
+        if key in PLACES:
+            raise ConfigError(f"{key} is a place and no part's own. Set it on the command line.")
+    for values in itertools.product(*sweep.values()):
+        point = (f"{key}={spelled(value)}" for key, value in zip(sweep, values, strict=True))
+        yield (*fixed, *point, *overrides)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
