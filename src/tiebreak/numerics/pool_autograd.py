@@ -35,6 +35,28 @@ def exact(
     return kind.apply(x, geometry, jacobian)
 
 
+def own_switch(output: Tensor) -> JacobianSwitch:
+    """A switch for the one pass that made `output`, in place of what all passes of its pool share.
+
+    Args:
+        output: what an exact pool returned in eager mode, before anything changed it in place.
+
+    Returns:
+        The switch, set to PyTorch's rule; without effect where the pass takes no part in differentiation.
+
+    Raises:
+        DesignError: a pass whose rule was fixed when it ran: that of a subclass of tensors.
+    """
+    switch, node = JacobianSwitch(), output.grad_fn
+    if node is not None:
+        if getattr(node, "_forward_cls", None) not in (_EagerMaxPool, _MaxPool):
+            raise DesignError(
+                f"the rule of this pool was fixed when it ran, on {type(output).__name__}. Use plain tensors."
+            )
+        node.jacobian = switch  # pyright: ignore[reportAttributeAccessIssue]  # the node is the pass's context
+    return switch
+
+
 def _rule(jacobian: PoolJacobian | JacobianSwitch) -> PoolJacobian:
     rule = jacobian.jacobian if isinstance(jacobian, JacobianSwitch) else jacobian
     if rule.forward is not Forward.EXACT:

@@ -56,7 +56,7 @@ def observe(closure: Callable[[], Tensor], *, switch: JacobianSwitch) -> Observe
         events = tuple(switch.events)
     finally:
         switch.events = before
-    return Observed(loss=loss, events=events, live=tuple(_live(event) for event in events))
+    return Observed(loss=loss, events=events, live=tuple(num_live(event) for event in events))
 
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
@@ -105,10 +105,13 @@ def backprop(
     return Backprop(loss=loss.detach(), gradients=gradients, events=events, live=live)
 
 
-def _live(event: PoolEvent) -> int:
+def num_live(event: PoolEvent) -> int:
     """Ties that may reach a parameter: those at a value other than 0, or all where no ReLU stands before.
 
     An upper bound: a tie counts whether or not a gradient flows into it, or a parameter lies below it.
+
+    Args:
+        event: a pass whose tensors are still those of the graph.
     """
     source = event.input.grad_fn
     if source is not None and source.name() == "ReluBackward0":

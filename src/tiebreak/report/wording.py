@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tiebreak.report.panels import rule_tick
-
 
 def percent(share: float) -> str:
     """A share as percent with one decimal, with no zero that is not one.
@@ -65,4 +63,6 @@ def beta_words(name: str) -> str:
     """
     if not name.startswith(("beta", "native", "minimal")):
         return f"rule {name}"
+    from tiebreak.report.panels import rule_tick  # with pandas and matplotlib, which words need for this only
+
     return f"beta = {rule_tick(name).translate(str.maketrans('', '', '${}'))}"
