@@ -1,5 +1,6 @@
 """Certificates beside the judge: random small networks, directed near-ties, and parts that were broken."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -175,6 +176,15 @@ def test_an_overflow_inside_the_filter_hides_no_candidate():
     ]
     batch = torch.tensor(images, dtype=torch.float64)[:, :, None]
     compare(Point(in_a_window(batch, [-1.0, -1.0, 1.0, 1.0]), torch.ones(4, 1).double()), seed=1)
+
+
+def test_candidates_that_are_close_only_to_each_other():
+    """1, 1 + 2**-70 and 1 + 2**-70 + 2**-300: beside the first the other two look the same at any width."""
+    parts = [[1.0, 1.0, 1.0], [0.0, 2.0**-70, 2.0**-70], [0.0, 0.0, 2.0**-300]]
+    batch = torch.tensor(parts, dtype=torch.float64)[None, :, None]
+    for order in itertools.permutations(range(3)):
+        graph = in_a_window(batch[..., order], [1.0, 1.0, 1.0])
+        assert compare(Point(graph, torch.ones(1, 1).double()), seed=1) == {"equal": 1}
 
 
 def in_a_window(batch, numbers, *, bias=None) -> Graph:

@@ -132,18 +132,21 @@ class FixedPoint(Numbers[Fixed]):
         return self._ball(x.digits, x.error)
 
     def differences(self, x: Fixed, node: Node) -> tuple[Ball, Tensor]:
-        """The entries of each window minus one of them, in units of the last place, and which exist.
+        """The entries of each window minus the largest, in units of the last place, and which exist.
 
         Subtracted as digits, so that close numbers lose nothing.
         """
         rough = patches(self.centred(x).value, node, fill=-math.inf)
-        reference = rough.argmax(0, keepdim=True)
-        digits = []
-        for digit in x.digits:
-            entries = patches(digit, node, fill=0.0)
-            digits.append(entries - entries.gather(0, reference))
-        error = patches(x.error, node, fill=0.0)
-        return self._ball(torch.stack(digits), error), rough != -math.inf
+        exists, error = rough != -math.inf, patches(x.error, node, fill=0.0)
+        digits = [patches(digit, node, fill=0.0) for digit in x.digits]
+        largest = rough.argmax(0, keepdim=True)
+        while True:
+            ball = self._ball(torch.stack([digit - digit.gather(0, largest) for digit in digits]), error)
+            # float64 may have taken another for the largest; beside that one two larger ones look the same.
+            above, larger = ball.value.where(exists, -math.inf).max(0, keepdim=True)
+            if not bool((above > 0).any()):
+                return ball, exists
+            largest = larger.where(above > 0, largest)
 
     def _ball(self, digits: Tensor, error: Tensor) -> Ball:
         """Horner's rule: exact until 2**53 is passed, and from there on each step rounds relatively."""
