@@ -24,6 +24,7 @@ from tiebreak.design.cell import (
     Noise,
     Optimizer,
     Train,
+    Trajectory,
     Trial,
     Zones,
     stream_seed,
@@ -160,6 +161,13 @@ def cells(draw):
         Zones: lambda: Zones(
             num_batches=draw(sizes), margins=draw(st.booleans()), certify=draw(st.booleans())
         ),
+        Trajectory: lambda: Trajectory(
+            num_epochs=draw(counts),
+            every=draw(counts),
+            num_batches=draw(counts),
+            lr=draw(st.floats(1e-9, 1e3)),
+            momentum=draw(st.floats(0, 1, exclude_max=True)),
+        ),
         Train: lambda: Train(num_epochs=draw(counts), **settings_of),
         Drift: lambda: Drift(num_epochs=draw(counts), **settings_of),
         LrSearch: lambda: LrSearch(
@@ -167,12 +175,17 @@ def cells(draw):
         ),
     }[kind]()
     number = st.integers(2, 6) if kind in PAIRED else st.just(1)
-    forward = "exact" if kind is Zones else None
+    certified = kind is Trajectory or getattr(measure, "certify", False)
+    forward = "exact" if kind in (Zones, Trajectory) else None
+    first = [PoolJacobian()] if certified else []
+    others = jacobians(forward=forward)
+    if certified:  # with PyTorch's rule, and no rule of the program's own
+        others = others.filter(lambda jacobian: jacobian.selection != "random")
     return Cell(
         network=draw(networks()),
         data=draw(data()),
         precision=precision,
-        jacobians=tuple(draw(jacobians(forward=forward)) for _ in range(draw(number))),
+        jacobians=(*first, *(draw(others) for _ in range(draw(number) - len(first)))),
         measure=measure,
         execution=Execution(
             device=device,
@@ -204,7 +217,7 @@ def test_a_cell_is_one_flat_row(cell):
     assert row["jacobian"].split(" ") == [jacobian.label for jacobian in cell.jacobians]
     assert ("beta" in row) == (len(cell.jacobians) == 1)
     optimizer = getattr(cell.measure, "optimizer", None)
-    assert ("lr" in row) == (optimizer is not None)
+    assert ("lr" in row) == (optimizer is not None or isinstance(cell.measure, Trajectory))
     if optimizer is not None:
         assert (row["optimizer"], row["lr"]) == (str(optimizer.name), optimizer.lr)
 
@@ -271,6 +284,7 @@ def moved(cell, path):
 
 
 FOLDER = dataclasses.replace(PLAIN, data=Data(name="image_folder", folder="here", image_size=32))
+TRUE = dataclasses.replace(PAIRS, jacobians=(PoolJacobian(), PoolJacobian(beta=1)))
 STEPPED = dataclasses.replace(PLAIN, measure=Train(optimizer=Optimizer(schedule="step", step_epochs=2)))
 RANDOM = dataclasses.replace(PLAIN, jacobians=(PoolJacobian(selection="random", seed=3),))
 
@@ -285,7 +299,8 @@ RANDOM = dataclasses.replace(PLAIN, jacobians=(PoolJacobian(selection="random", 
             and path not in (("measure", "protocol"), ("jacobians", 0, "selection"))
             and path != ("measure", "optimizer", "step_epochs")
         ),
-        *((PAIRS, ("measure", key)) for key in ("num_batches", "margins", "certify")),
+        *((PAIRS, ("measure", key)) for key in ("num_batches", "margins")),
+        (TRUE, ("measure", "certify")),
         *((FOLDER, ("data", key)) for key in ("folder", "content", "image_size")),
     ],
     ids=lambda value: "/".join(map(str, value)) if isinstance(value, tuple) else value.protocol,
@@ -628,3 +643,32 @@ def test_trial_ids_sort_as_their_replicates():
     ids = [Trial(cell=PLAIN, replicate=replicate).id for replicate in range(120)]
     assert ids == sorted(ids)
     assert ids[7] == f"{PLAIN.id}/0007"
+
+
+def certified(**settings):
+    return {**vars_of(PLAIN), "measure": Zones(certify=True), **settings}
+
+
+def vars_of(cell):
+    return {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ((PoolJacobian(beta=1), PoolJacobian()), "the first Jacobian must be it, got minimal"),
+        (
+            (PoolJacobian(), PoolJacobian(selection="random", seed=1)),
+            "selection=random is one of the program",
+        ),
+    ],
+)
+def test_a_certificate_needs_rules_that_mean_something_over_the_reals(rules, said):
+    with pytest.raises(DesignError, match=said):
+        Cell(**certified(jacobians=rules))
+
+
+@pytest.mark.parametrize("settings", [{"num_epochs": 0}, {"every": 0}, {"lr": 0.0}, {"momentum": 1.0}])
+def test_a_trajectory_has_epochs_a_rate_and_a_momentum(settings):
+    with pytest.raises(DesignError, match=f"protocol.{next(iter(settings))}"):
+        Trajectory(**settings)

@@ -18,10 +18,12 @@ from functools import cached_property
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from tiebreak.design.axes import (
+    NATIVE,
     Arch,
     DataName,
     DesignError,
     Device,
+    Forward,
     Init,
     LossScale,
     MemoryFormat,
@@ -29,6 +31,7 @@ from tiebreak.design.axes import (
     PoolJacobian,
     Precision,
     Schedule,
+    Selection,
     StemPool,
     finite_number,
     member,
@@ -252,6 +255,40 @@ class Zones(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trajectory(_Checked):
+    """Protocol `trajectory`: gaps and certified labels along one run of SGD.
+
+    The network is trained in fp32 with PyTorch's rule at ties; at each stop its parameters are rounded to the
+    cell's precision and compared there, so that every precision sees the same run.
+
+    Args:
+        num_epochs: of training; there is a stop before the first and after the last.
+        every: epochs from a stop to the next.
+        num_batches: draws at each stop, the first batches of the epoch that follows.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+    """
+
+    protocol: ClassVar[str] = "trajectory"
+    _prefix: ClassVar[str] = "protocol."
+
+    num_epochs: int = 5
+    every: int = 1
+    num_batches: int = 2
+    lr: float = 0.05
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_epochs", "every", "num_batches"):
+            _at_least(getattr(self, name), 1, f"protocol.{name}")
+        if not 0 < self.lr < _LARGEST["float32"]:
+            raise DesignError(f"protocol.lr must be above 0 and a number of fp32, got {self.lr}.")
+        if not 0 <= self.momentum < 1:
+            raise DesignError(f"protocol.momentum must be at least 0 and below 1, got {self.momentum}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train(_Checked):
     """Protocol `train`: `num_epochs` epochs of training with one Jacobian, evaluated after each."""
 
@@ -319,9 +356,13 @@ _LARGEST = {
 }
 """Largest number of each format; a factor above it is infinite there, and torch refuses it."""
 
-Measure = Noise | Zones | Train | Drift | LrSearch
-MEASURES: dict[str, type[Measure]] = {kind.protocol: kind for kind in (Noise, Zones, Train, Drift, LrSearch)}
-PAIRED = (Zones, Drift)
+_BLENDED = PoolJacobian(forward=Forward.BLENDED)
+
+Measure = Noise | Zones | Trajectory | Train | Drift | LrSearch
+MEASURES: dict[str, type[Measure]] = {
+    kind.protocol: kind for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch)
+}
+PAIRED = (Zones, Trajectory, Drift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,8 +373,8 @@ class Cell:
         network: what is trained or differentiated.
         data: what it is fed.
         precision: the arithmetic.
-        jacobians: the pool Jacobians. A paired protocol (zones, drift) takes at least two and the first
-            is the reference; the others take one.
+        jacobians: the pool Jacobians. A paired protocol (zones, trajectory, drift) takes at least two and
+            the first is the reference; the others take one.
         measure: the protocol with its settings.
         execution: device kind, threads, memory format, determinism.
 
@@ -362,10 +403,21 @@ class Cell:
                 f"protocol={self.protocol} takes one Jacobian, got {len(self.jacobians)}. Set pool.beta."
             )
         forwards = {jacobian.forward for jacobian in self.jacobians}
-        if isinstance(self.measure, Zones) and len(forwards) > 1:
+        if isinstance(self.measure, Zones | Trajectory) and len(forwards) > 1:
             raise DesignError(
-                "protocol=zones shares one forward pass, so all Jacobians need the same pool.forward, "
-                "got both. Use two cells."
+                f"protocol={self.protocol} shares one forward pass, so all Jacobians need the same "
+                "pool.forward, got both. Use two cells."
+            )
+        certified = isinstance(self.measure, Trajectory) or getattr(self.measure, "certify", False)
+        if certified and self.reference != NATIVE and self.reference != _BLENDED:
+            raise DesignError(
+                "certified labels compare with PyTorch's rule at ties, so the first Jacobian must be it, got "
+                f"{self.reference.label}. Put beta=0 first, as in pool.betas=[0,1]."
+            )
+        if certified and any(jacobian.selection is Selection.RANDOM for jacobian in self.jacobians):
+            raise DesignError(
+                "certified labels are about rules over the reals, and selection=random is one of the "
+                "program. Use another selection, or certify=false."
             )
         if self.precision is Precision.TF32 and self.execution.device is not Device.CUDA:
             raise DesignError(

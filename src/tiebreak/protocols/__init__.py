@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiebreak.design.cell import Drift, LrSearch, Noise, Train, Trial, Zones
+from tiebreak.design.cell import Drift, LrSearch, Noise, Train, Trajectory, Trial, Zones
 from tiebreak.records.session import Outcome, Session
 
 __all__ = ["measure"]
@@ -20,6 +20,8 @@ def measure(trial: Trial, session: Session) -> Outcome:
             from tiebreak.protocols.noise import measure_noise as protocol
         case Zones():
             from tiebreak.protocols.zones import measure_zones as protocol
+        case Trajectory():
+            from tiebreak.protocols.trajectory import measure_trajectory as protocol
         case Train():
             from tiebreak.protocols.train import measure_train as protocol
         case Drift():

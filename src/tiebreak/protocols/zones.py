@@ -22,6 +22,7 @@ from tiebreak.numerics.gap import Gap, GapMeter, TensorGap
 from tiebreak.numerics.pooling import JacobianSwitch, PoolEvent
 from tiebreak.numerics.ties import margins_in_ulps, tie_counts
 from tiebreak.protocols.backprop import Backprop, backprop, gradient, observe
+from tiebreak.protocols.certified import certificate_rows
 from tiebreak.protocols.rows import gap_fields
 from tiebreak.protocols.setting import prepare
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
@@ -170,8 +171,18 @@ def measure_zones(trial: Trial, session: Session) -> Outcome:
                 )
                 for tensor, part in zip(summary, gap.tensors, strict=True):
                     tensor.add(part)
-            for row in _pool_rows(draw, result.events, margins=measure.margins and draw == 0):
-                session.emit(row)
+            for row in pool_rows(result.events, margins=measure.margins and draw == 0):
+                session.emit({"row": "pool", "draw": draw, **row})
+            if measure.certify:
+                for row in certificate_rows(
+                    setting,
+                    model,
+                    batch,
+                    compared=compared,
+                    gaps=result.gaps,
+                    seed=trial.seed(f"certify {draw}"),
+                ):
+                    session.emit(row | {"draw": draw})
             session.progress(draw + 1, total)
             if session.wants_checkpoint():
                 session.save({}, {"draws": draw + 1, "summaries": _dump(summaries)})
@@ -181,10 +192,11 @@ def measure_zones(trial: Trial, session: Session) -> Outcome:
     return Outcome(kind=OutcomeKind.COMPLETED)
 
 
-def _pool_rows(draw: int, events: Sequence[PoolEvent], *, margins: bool) -> Iterator[Row]:
+def pool_rows(events: Sequence[PoolEvent], *, margins: bool) -> Iterator[Row]:
+    """One row a pool: its ties and, if asked for, its margins to the runner-up."""
     for index, event in enumerate(events):
         counts = tie_counts(event)
-        row: Row = {"row": "pool", "draw": draw, "pool": index}
+        row: Row = {"row": "pool", "pool": index}
         row |= {item.name: getattr(counts, item.name) for item in fields(counts)}
         row |= {"margin_median_ulps": None, "margin_min_ulps": None}
         if margins:

@@ -13,7 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tiebreak.design.axes import Precision
-from tiebreak.design.cell import Data, Drift, Execution, LrSearch, Network, Noise, Optimizer, Train, Zones
+from tiebreak.design.cell import (
+    Data,
+    Drift,
+    Execution,
+    LrSearch,
+    Network,
+    Noise,
+    Optimizer,
+    Train,
+    Trajectory,
+    Zones,
+)
 from tiebreak.report.style import DIVERGED, MUTED
 
 _BARE = ("data", "arch", "optimizer", "precision", "forward")
@@ -24,7 +35,7 @@ _DIGIT_POINTS = 4.2  # of a digit in small print
 
 def axis_names() -> tuple[str, ...]:
     """Columns of a table that are axes of the design, the most telling first."""
-    kinds = (Network, Data, Optimizer, Noise, Zones, Train, Drift, LrSearch, Execution)
+    kinds = (Network, Data, Optimizer, Noise, Zones, Trajectory, Train, Drift, LrSearch, Execution)
     declared = (item.name for kind in kinds for item in fields(kind))
     named = ("data", "arch", "batch_norm", "optimizer", *_RULE)
     return tuple(dict.fromkeys([*named, *(name for name in declared if name not in ("name", "optimizer"))]))

@@ -22,13 +22,15 @@ from tiebreak.records import durable
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, rows_frame, trials_frame
+from tiebreak.report.certified import certified_table, confusion_table, window_table
 from tiebreak.report.stats import bootstrap_mean
 from tiebreak.report.training import accuracy_table, forward_table, pair_table, run_table
 from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
 
 ROW_KINDS = {
     "noise": ("noise",),
-    "zones": ("gap", "pool"),
+    "zones": ("gap", "pool", "certificate", "pool_truth"),
+    "trajectory": ("gap", "pool", "certificate", "pool_truth"),
     "train": ("epoch", "nonfinite"),
     "drift": ("drift",),
     "lr_search": ("candidate", "best"),
@@ -75,9 +77,8 @@ def read_frames(store: RecordStore, study: Study, *, pool_devices: bool = False)
     trials = trials_frame(store, study, pool_devices=pool_devices)
     rows = {
         kind: rows_frame(store, only, row=kind, axes=(), pool_devices=pool_devices)
-        for protocol in dict.fromkeys(cell.protocol for cell in cells.values())
-        for only in [_of_protocol(study, protocol)]
-        for kind in ROW_KINDS[protocol]
+        for kind, protocols in _protocols_by_kind(cell.protocol for cell in cells.values()).items()
+        for only in [_of_protocols(study, protocols)]
     }
     return Frames(
         # From the trials, where a whole number stays one beside cells that lack its axis.
@@ -87,12 +88,21 @@ def read_frames(store: RecordStore, study: Study, *, pool_devices: bool = False)
     )
 
 
-def _of_protocol(study: Study, protocol: str) -> Study:
-    """The study's trials of one protocol, so that no record is read for rows it cannot have."""
+def _protocols_by_kind(protocols: Iterable[str]) -> dict[str, set[str]]:
+    """Which of the protocols leave rows of each kind."""
+    found: dict[str, set[str]] = {}
+    for protocol in dict.fromkeys(protocols):
+        for kind in ROW_KINDS[protocol]:
+            found.setdefault(kind, set()).add(protocol)
+    return found
+
+
+def _of_protocols(study: Study, protocols: set[str]) -> Study:
+    """The study's trials of some protocols, so that no record is read for rows it cannot have."""
     parts = [
         replace(part, cells=cells)
         for part in study.parts
-        if (cells := tuple(cell for cell in part.cells if cell.protocol == protocol))
+        if (cells := tuple(cell for cell in part.cells if cell.protocol in protocols))
     ]
     return replace(study, parts=tuple(parts))
 
@@ -208,12 +218,20 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
     cells = frames.cells
     by_protocol = frames.trials["cell"].map(cells.set_index("cell")["protocol"])
     tables = {"trials": frames.trials, "outcomes": outcome_table(frames)}
-    if len(gaps := frames.of("gap")):
-        gaps = gaps.merge(cells[["cell", "precision"]], on="cell")
-        tables |= {"zones": zone_shares(gaps), "gaps": gap_histogram(gaps)}
-        tables["zone_inits"] = init_shares(gaps).drop(columns="precision")
+    if len(every := frames.of("gap")):
+        every = every.merge(cells[["cell", "precision", "protocol"]], on="cell")
+        if len(gaps := every[every["protocol"] == "zones"].drop(columns="protocol")):
+            tables |= {"zones": zone_shares(gaps), "gaps": gap_histogram(gaps)}
+            tables["zone_inits"] = init_shares(gaps).drop(columns="precision")
+        if len(certificates := frames.of("certificate")):
+            tables["certified"] = certified_table(certificates, every)
+            tables["confusion"] = confusion_table(certificates, every)
     if len(pools := frames.of("pool")):
-        tables["ties"] = tie_table(pools)
+        pools = pools.merge(cells[["cell", "protocol"]], on="cell")
+        if len(pools := pools[pools["protocol"] == "zones"].drop(columns="protocol")):
+            tables["ties"] = tie_table(pools)
+    if len(truths := frames.of("pool_truth")):
+        tables["windows"] = window_table(truths)
     if len(training := frames.trials[by_protocol == "train"]):
         runs = run_table(training, frames.of("epoch"), frames.of("nonfinite"))
         of_training = cells[cells["protocol"] == "train"]

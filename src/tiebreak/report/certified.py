@@ -1,0 +1,123 @@
+"""What is true over the reals, beside what the thresholds say of the same draws."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pandas as pd
+
+from tiebreak.report.zones import Threshold, label
+
+LABELS = (
+    "regular",
+    "compensation",
+    "bifurcation",
+    "masked_bifurcation",
+    "nonfinite",
+    "undecided",
+)
+"""Certified labels, in the order in which tables and figures show them."""
+
+_KEYS = ("cell", "replicate", "epoch", "draw", "jacobian")
+
+
+class Truth(StrEnum):
+    """What a threshold was right or wrong about: whether D is 0 over the reals."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNKNOWN = "unknown"
+
+
+_TRUTH = {
+    "regular": Truth.EQUAL,
+    "compensation": Truth.EQUAL,
+    "bifurcation": Truth.DIFFERENT,
+    "masked_bifurcation": Truth.DIFFERENT,
+}
+
+
+def certified_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """Labels per cell, Jacobian and, along training, epoch.
+
+    Args:
+        certificates: rows of kind `certificate` with `cell` and `replicate`.
+        gaps: rows of kind `gap` of the same draws.
+
+    Returns:
+        `num_draws`, `num_inits`, `num_<label>` of each label, `gap_sup_max` over the finite draws that are
+        equal over the reals and `num_nonzero_max` over all, `num_primes_max`, `log2_error_max` of a draw,
+        `num_escalated`, `digits_max` and `num_vacuous`.
+    """
+    joined = _joined(certificates, gaps)
+    records = []
+    for key, group in joined.groupby(_by(joined), sort=False, dropna=False):
+        record = dict(zip(_by(joined), key, strict=True))
+        record |= {"num_inits": group["replicate"].nunique(), "num_draws": len(group)}
+        record |= {f"num_{name}": int((group["label"] == name).sum()) for name in LABELS}
+        equal = group[group["label"].map(_TRUTH) == Truth.EQUAL]
+        record["gap_relative_max_equal"] = equal["gap_relative"].astype(float).max()
+        decided = group[group["different"].notna()]
+        record["num_nonzero_max"] = decided["num_nonzero"].astype(float).max()
+        record["num_primes_max"] = max((len(text.split()) for text in _texts(decided["primes"])), default=0)
+        record["log2_error_max"] = decided["log2_error"].astype(float).max()
+        record["num_escalated"] = int(decided["num_escalated"].astype(float).sum())
+        record["digits_max"] = int(decided["digits"].astype(float).max()) if len(decided) else 0
+        record["num_vacuous"] = int(decided["vacuous"].astype(bool).sum())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def confusion_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """How often each threshold rule says what is true.
+
+    Args:
+        certificates: rows of kind `certificate`.
+        gaps: rows of kind `gap` of the same draws, with their `precision`.
+
+    Returns:
+        One row per cell, Jacobian, epoch, recipe, `zone` (what the threshold says) and `truth`, with
+        `num_draws`; pairs that do not occur are left out.
+    """
+    frames = []
+    for recipe in Threshold:
+        joined = _joined(certificates, gaps.assign(zone=label(gaps, threshold=recipe)))
+        joined = joined.assign(
+            recipe=str(recipe), truth=joined["label"].map(lambda name: str(_TRUTH.get(name, Truth.UNKNOWN)))
+        )
+        keys = [*_by(joined), "recipe", "zone", "truth"]
+        frames.append(joined.groupby(keys, sort=False, dropna=False).size().rename("num_draws").reset_index())
+    return pd.concat(frames, ignore_index=True)
+
+
+def window_table(pools: pd.DataFrame) -> pd.DataFrame:
+    """Windows over the reals and in floating point, per cell, epoch and pool, summed over the draws.
+
+    Args:
+        pools: rows of kind `pool_truth`.
+    """
+    keys = [name for name in ("cell", "epoch", "pool") if name in pools]
+    counts = [
+        "windows",
+        "tied",
+        "tied_at_dead_zero",
+        "tied_in_floats",
+        "tied_only_by_rounding",
+        "missed_by_rounding",
+        "other_maxima",
+    ]
+    return pools.groupby(keys, sort=False, as_index=False)[counts].sum()
+
+
+def _by(joined: pd.DataFrame) -> list[str]:
+    return [name for name in ("cell", "epoch", "jacobian") if name in joined]
+
+
+def _joined(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    keys = [name for name in _KEYS if name in certificates and name in gaps]
+    columns = [name for name in ("gap_sup_sum", "gap_relative", "zone") if name in gaps]
+    return certificates.merge(gaps[[*keys, *columns]], on=keys, how="left", validate="one_to_one")
+
+
+def _texts(column: pd.Series) -> list[str]:
+    return [text for text in column if isinstance(text, str)]

@@ -1,0 +1,128 @@
+"""Draws with certified labels, at initialisation and along training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiebreak.design.axes import PoolJacobian
+from tiebreak.design.cell import Cell, Data, Network, Trajectory, Trial, Zones
+from tiebreak.exact.certificate import Label
+from tiebreak.protocols import measure
+from tiebreak.records.session import OutcomeKind
+
+LABELS = {str(label) for label in Label}
+RULES = (PoolJacobian(), PoolJacobian(beta=1), PoolJacobian(beta=100))
+
+
+class Notes:
+    """A session that keeps rows and nothing else."""
+
+    data_root = Path("data")
+
+    def __init__(self):
+        self.rows = []
+
+    def emit(self, row):
+        self.rows.append(json.loads(json.dumps(row)))
+
+    def restore(self):
+        return None
+
+    def progress(self, *_):
+        pass
+
+    def wants_checkpoint(self):
+        return False
+
+    def of(self, kind):
+        return [row for row in self.rows if row["row"] == kind]
+
+
+def cell(**settings):
+    made = {
+        "network": Network(arch="lenet5"),
+        "data": Data(name="mnist5k", batch_size=16),
+        "precision": "fp32",
+        "jacobians": RULES,
+        "measure": Zones(num_batches=2, certify=True, margins=False),
+    }
+    return Cell(**(made | settings))
+
+
+def rows_of(cell, *, replicate=0):
+    notes = Notes()
+    outcome = measure(Trial(cell=cell, replicate=replicate), notes)
+    assert outcome.kind is OutcomeKind.COMPLETED
+    return notes
+
+
+def test_every_draw_and_rule_has_a_label_beside_its_gap():
+    notes = rows_of(cell())
+    gaps = {(row["draw"], row["jacobian"]): row for row in notes.of("gap")}
+    found = {(row["draw"], row["jacobian"]): row for row in notes.of("certificate")}
+    assert set(found) == set(gaps) == {(draw, rule) for draw in (0, 1) for rule in ("minimal", "beta100")}
+    for key, row in found.items():
+        assert row["label"] == ("compensation" if gaps[key]["gap_sup_sum"] else "regular")
+        assert row["different"] is False
+        assert row["num_nonzero"] == 0
+        assert row["log2_error"] == "-inf" or row["log2_error"] <= -40
+    truths, pools = notes.of("pool_truth"), notes.of("pool")
+    assert [row["tied_in_floats"] for row in truths] == [row["tied"] for row in pools]
+
+
+def test_labels_change_no_gap():
+    plain = rows_of(cell(measure=Zones(num_batches=2, margins=False)))
+    assert not plain.of("certificate")
+    assert plain.of("gap") == rows_of(cell()).of("gap")
+
+
+def test_eight_bit_parameters_bifurcate():
+    notes = rows_of(cell(precision="e4m3", data=Data(name="mnist5k", batch_size=64)))
+    for row in notes.of("certificate"):
+        assert row["label"] == "bifurcation"
+        assert row["tensors_nonzero"].startswith("features.0.weight:")
+
+
+def test_batch_statistics_are_not_certified_and_say_so():
+    notes = rows_of(cell(network=Network(arch="lenet5", batch_norm=True)))
+    for row in notes.of("certificate"):
+        assert row["label"] in ("undecided", "regular", "compensation")
+        assert row["label"] != "undecided" or "batch" in row["reason"]
+
+
+def test_a_trajectory_is_one_run_seen_through_every_precision():
+    measured = Trajectory(num_epochs=1, num_batches=1)
+    data = Data(name="mnist5k", batch_size=64, train_size=256)
+    plain = rows_of(cell(measure=measured, data=data))
+    assert {row["epoch"] for row in plain.rows} == {0, 1}
+    untrained = rows_of(cell(data=data, measure=Zones(num_batches=1, certify=True, margins=False)))
+    first = [row for row in plain.of("gap") if row["epoch"] == 0]
+    assert [row["gap_sup_sum"] for row in first] == [row["gap_sup_sum"] for row in untrained.of("gap")]
+    narrow = rows_of(cell(measure=measured, data=data, precision="e5m2"))
+    assert {row["label"] for row in narrow.of("certificate")} <= LABELS
+    assert len(narrow.of("certificate")) == len(plain.of("certificate")) == 4
+
+
+def test_a_trajectory_is_a_function_of_cell_and_replicate():
+    chosen = cell(measure=Trajectory(num_epochs=1, num_batches=1), data=Data(name="mnist5k", train_size=256))
+    torch.manual_seed(1)
+    once = rows_of(chosen)
+    torch.manual_seed(2)
+    assert rows_of(chosen).rows == once.rows
+    assert rows_of(chosen, replicate=1).rows != once.rows
+
+
+def test_stops_are_every_so_many_epochs_and_at_the_end():
+    measured = Trajectory(num_epochs=3, every=2, num_batches=1)
+    notes = rows_of(cell(measure=measured, data=Data(name="mnist5k", train_size=128)))
+    assert sorted({row["epoch"] for row in notes.rows}) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("forward", ["exact", "blended"])
+def test_both_forward_arms_are_labelled(forward):
+    rules = tuple(replace(rule, forward=forward) for rule in RULES)
+    for row in rows_of(cell(jacobians=rules)).of("certificate"):
+        assert row["label"] in ("compensation", "regular")
