@@ -124,10 +124,9 @@ def _add_scattered(
     own, others, first = gradient, None, one.to(word)
     other = gradient.view(word)
     if jacobian is not None:
-        remaining = mask ^ one
-        tied = (remaining[0] if len(remaining) == 1 else remaining.amax(0)).clamp(max=1)
-        own, other = (share.add_(0.0) for share in shares(gradient, mask, tied=tied, jacobian=jacobian))
-        other, others = other.view(word), remaining.to(word)
+        number = multiplicity(mask).to(word)
+        own, other = (share.add_(0.0) for share in shares(gradient, number, jacobian=jacobian))
+        other, others = other.view(word), (mask ^ one).to(word)
     own = own.view(word)
     # The CPU's own pool adds overlapping windows in the storage format, CUDA's in fp32 with one rounding.
     wide = geometry.overlaps and images.device.type != "cpu"

@@ -98,7 +98,7 @@ def window_draws(shape: torch.Size, *, seed: int, device: torch.device) -> Tenso
     return _shifted(z ^ _shifted(z, 31), 33)
 
 
-def shares(gradient: Tensor, mask: Tensor, *, tied: Tensor, jacobian: PoolJacobian) -> tuple[Tensor, Tensor]:
+def shares(gradient: Tensor, number: Tensor, *, jacobian: PoolJacobian) -> tuple[Tensor, Tensor]:
     """What the favoured entry and each other tied entry get in the beta family, in the gradient's dtype.
 
     With n tied entries and incoming g each gets fl(beta * fl(g / n)) and the first fl((1 - beta) * g) on top
@@ -107,20 +107,19 @@ def shares(gradient: Tensor, mask: Tensor, *, tied: Tensor, jacobian: PoolJacobi
 
     Args:
         gradient: of the output.
-        mask: of the output, (planes, *shape of the gradient).
-        tied: which windows have several tied entries; bool or uint8 of 0 and 1, of the gradient's shape.
+        number: of tied entries, in the integer format of as many bytes; of the gradient's shape.
         jacobian: the rule.
 
     Returns:
         (share of the first tied entry, share of each other one: of no meaning in windows without a tie).
     """
     wide = gradient.to(arithmetic_dtype(gradient.dtype))
-    other = (wide / multiplicity(mask).to(wide.dtype)).mul_(jacobian.beta)
+    other = (wide / number.to(wide.dtype)).mul_(jacobian.beta)
     first = other if jacobian.beta == 1.0 else ((1.0 - jacobian.beta) * wide).add_(other)
-    word = WORDS[gradient.element_size()]
-    change = first.to(gradient.dtype).view(word) ^ gradient.view(word)
-    own = only(change, tied).bitwise_xor_(gradient.view(word)).view(gradient.dtype)
-    return own, other.to(gradient.dtype)
+    untied = gradient.view(number.dtype)
+    change = first.to(gradient.dtype).view(number.dtype) ^ untied
+    change.bitwise_and_((1 - number).bitwise_right_shift_(8 * number.element_size() - 1))  # all bits if tied
+    return change.bitwise_xor_(untied).view(gradient.dtype), other.to(gradient.dtype)
 
 
 def only(values: Tensor, kept: Tensor) -> Tensor:
