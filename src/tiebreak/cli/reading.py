@@ -1,0 +1,95 @@
+"""Verbs that read what was measured: tables, figures, the report; and the one that renames records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiebreak.design.axes import UserError
+from tiebreak.records.durable import TEMPORARY, explained
+
+if TYPE_CHECKING:
+    from tiebreak.records.store import RecordStore
+
+
+def tabulate(parsed: argparse.Namespace) -> int:
+    """Make a study's tables from its records."""
+    from tiebreak.report.tables import write_tables
+
+    store = store_of(parsed)
+    folder = _tables(store, parsed.name)
+    study = store.read_study(parsed.name)
+    with explained(folder):
+        tables = write_tables(store, study, folder, pool_devices=parsed.pool_devices)
+    print(f"{len(tables)} tables in {folder}")
+    return 0
+
+
+def draw(parsed: argparse.Namespace) -> int:
+    """Draw a study's figures from its tables."""
+    from tiebreak.report.figures import draw_figures
+
+    store = store_of(parsed)
+    if not _tables(store, parsed.name).is_dir():
+        raise UserError(
+            f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first."
+        )
+    folder = store.root / "figures" / parsed.name
+    with explained(folder):
+        written = draw_figures(_tables(store, parsed.name), folder)
+    print(f"{len(written)} files in {folder}")
+    return 0
+
+
+def report(parsed: argparse.Namespace) -> int:
+    """Make tables, figures and the page of a study."""
+    store = store_of(parsed)
+    print(f"report: {write_page(store, parsed.name, pool_devices=parsed.pool_devices)}")
+    return 0
+
+
+def write_page(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
+    """Make tables, figures and the page; the page's path. It appears whole or the last one stays."""
+    from tiebreak.report.html import write_report
+
+    study = store.read_study(name)
+    page, unfinished = store.root / "report.html", store.root / f"{TEMPORARY}report-{os.getpid()}.html"
+    with explained(store.root):
+        try:
+            write_report(store.root, study, unfinished, pool_devices=pool_devices)
+            os.replace(unfinished, page)  # a page cut short by a full disk would pass for a finished one
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return page
+
+
+def migrate(parsed: argparse.Namespace) -> int:
+    """Give the records of an older version their present ids and places."""
+    store = store_of(parsed)
+    print(f"{store.migrate()} records in {store.root} were given their present names")
+    return 0
+
+
+def _tables(store: RecordStore, name: str) -> Path:
+    return store.root / "tables" / name
+
+
+def store_of(parsed: argparse.Namespace) -> RecordStore:
+    """The records in the results folder that the overrides name."""
+    from tiebreak.records.store import RecordStore
+
+    return RecordStore(place_in(parsed.overrides, "results"))
+
+
+def place_in(words: Sequence[str], key: str) -> Path:
+    """The folder in the only override that this verb takes."""
+    chosen = Path(key if key == "results" else "data")
+    for word in words:
+        name, sign, value = word.partition("=")
+        if name != key or not sign or not value:
+            raise UserError(f"this verb takes {key}=DIR, got {word!r}.")
+        chosen = Path(value)
+    return chosen
