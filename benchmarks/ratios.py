@@ -190,10 +190,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def report(title: str, rows: Sequence[Row], *, path: Path | None = None) -> None:
-    """Print a table under a heading with the machine it was made on; write it as JSON too if asked."""
+def report(title: str, rows: Sequence[Row], *, note: str = "", path: Path | None = None) -> None:
+    """Print a table under a heading with the machine it was made on; write it as JSON too if asked.
+
+    Args:
+        title: the heading.
+        rows: the lines.
+        note: what the lines do not say by themselves, printed above them.
+        path: where the JSON goes.
+    """
     machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
-    print(f"\n## {title}\n\n{machine}\n\n{table(rows)}")
+    said = f"{note.strip()}\n\n" if note else ""
+    print(f"\n## {title}\n\n{machine}\n\n{said}{table(rows)}")
     if path is not None:
         lines = [asdict(item) | {"verdict": item.verdict} for item in rows]
         path.write_text(json.dumps({"title": title, "machine": machine, "rows": lines}, indent=2) + "\n")
