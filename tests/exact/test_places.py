@@ -1,6 +1,7 @@
 """Places are those of the network's own code, never of whoever calls it."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def line_of(text):
 
 @pytest.fixture(params=[False, True], ids=["as it is", "rewritten"])
 def places_of(request):
-    def found(model):
+    def found(model, images=None):
         network = rewrite_pools(model, jacobian=MINIMAL) if request.param else model
-        graph, _ = record(network, torch.rand(1, 1, 8, 8))
+        graph, _ = record(network, torch.rand(1, 1, 8, 8) if images is None else images)
         return [graph.nodes[index].where for index in graph.pools]
 
     return found
@@ -54,6 +55,13 @@ def test_the_line_that_calls_the_network_is_not_its_own(places_of):
 
 def test_the_network_itself_has_no_path(places_of):
     assert places_of(Functional()) == [f"pool, {line_of('self.pool(x)')}", line_of("max_pool2d(x, 2)")]
+
+
+def test_a_library_beside_torch_is_not_torch(places_of):
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.resnet18(num_classes=2).eval()
+    (where,) = places_of(network, images=torch.rand(1, 3, 16, 16))
+    assert re.fullmatch(r"maxpool, resnet\.py:\d+", where)
 
 
 def test_a_place_as_words():

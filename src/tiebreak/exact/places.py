@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,13 +77,16 @@ class Places:
 
 
 _CALL = nn.Module._call_impl.__code__
-_TORCH, _OURS = str(Path(torch.__file__).parent), Path(__file__).parents[1]
-_NETWORKS = str(_OURS / "models")
-_REWRITING = str(_OURS / "models" / "rewrite.py")
+_TORCH, _OURS = Path(torch.__file__).parent, Path(__file__).parents[1]
+_INSIDE = (
+    f"{_TORCH}{os.sep}",
+    f"{_OURS}{os.sep}",
+)  # a folder's name may begin as another's does: torchvision
+_NETWORKS, _REWRITING = f"{_OURS / 'models'}{os.sep}", str(_OURS / "models" / "rewrite.py")
 
 
 def _is_inside(filename: str) -> bool:
     """Whether a file is PyTorch's or ours, not the user's; our own networks are as good as a user's."""
     if filename.startswith(_NETWORKS) and filename != _REWRITING:
         return False
-    return filename.startswith((_TORCH, str(_OURS)))
+    return filename.startswith(_INSIDE)
