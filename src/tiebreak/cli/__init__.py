@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import machine, reading, running
+from tiebreak.cli import certifying, machine, reading, running
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -87,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
 
     migrate = verb("migrate", reading.migrate, "give records of an older version their present names")
     migrate.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
+
+    certifying.add_arguments(
+        verb("certify", certifying.certify, "say over the reals whether rules at ties differ, with evidence"),
+        verb("check", certifying.check, "compute a certificate again from its own numbers"),
+    )
 
     conventions = verb("conventions", machine.conventions, "measure what this torch does at ties and kinks")
     conventions.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where")

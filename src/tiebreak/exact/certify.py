@@ -156,7 +156,7 @@ def certify_graph(
             "torch.set_flush_denormal(False) first."
         )
     sizes = heights(graph, cotangent, rules=rules)
-    number = _num_primes(graph, sizes, mode, log2_error)
+    number = num_primes(graph, sizes, mode, log2_error)
     while True:
         search = _Search(graph, cotangent, rules, mode, sizes, number, seed, chunk)
         with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
@@ -205,7 +205,7 @@ class _Search:
 
     def run(self) -> None:
         """All parts."""
-        images = self.chunk or _images_at_a_time(self.graph, len(self.fields))
+        images = self.chunk or images_at_a_time(self.graph, len(self.fields))
         # One filter a width serves all parts, so that the weights are split into digits once.
         wide = cache(FixedPoint)
         for start in range(0, len(self.graph.batch), images):
@@ -338,7 +338,7 @@ class _Search:
         )
 
 
-def _num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> int:
+def num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> int:
     """Primes that prove everything, or in random mode enough for D and to compare a quarter of all windows.
 
     How many numbers have to be compared is not known before; the certificate adds up what was.
@@ -403,7 +403,7 @@ def _without_verdict(labels: Sequence[str], mode: Mode, seed: int, nonfinite: st
     )
 
 
-def _images_at_a_time(graph: Graph, num_primes: int) -> int:
+def images_at_a_time(graph: Graph, num_primes: int) -> int:
     """Images whose residues modulo all primes take about as much memory as a backward pass of the batch."""
     number = len(graph.batch)
     every = sum(math.prod(node.shape[1:]) for node in graph.nodes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,6 @@ from tiebreak.models import build
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.numerics.precision import arithmetic, as_fed, autocast, cast
-from tiebreak.records.session import Session
 
 _MEMORY = {
     MemoryFormat.CONTIGUOUS: torch.contiguous_format,
@@ -103,8 +104,17 @@ class Setting:
         return (self.inputs(batch) for batch in batches)
 
 
+class Place(Protocol):
+    """Where the data sets are: a session, or a run that was composed."""
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the data sets."""
+        ...
+
+
 @contextmanager
-def prepare(trial: Trial, session: Session) -> Iterator[Setting]:
+def prepare(trial: Trial, place: Place) -> Iterator[Setting]:
     """Load the data, check the device, and compute as the cell says while the trial runs.
 
     Raises:
@@ -123,7 +133,7 @@ def prepare(trial: Trial, session: Session) -> Iterator[Setting]:
         threads(execution.num_threads),
         arithmetic(trial.cell.precision, device=device),
     ):
-        dataset = load(trial.cell.data, root=session.data_root).to(device)
+        dataset = load(trial.cell.data, root=place.data_root).to(device)
         setting = Setting(trial=trial, dataset=dataset, device=device)
         _require_pairs(setting)
         yield setting

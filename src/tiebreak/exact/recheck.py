@@ -1,0 +1,272 @@
+"""A certificate computed again from its own numbers: as it was, and in a second way that owes it nothing.
+
+First the recorded seed must give the recorded evidence: primes, error bound and counts. Then every statement
+is derived once more, from primes of a seed that is not the recorded one, or by the oracle in exact rationals.
+What is compared is compared field by field, so that an edited one is named.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+from tiebreak.design.axes import UserError
+from tiebreak.exact import oracle
+from tiebreak.exact.certificate import Certificate, Mode, PoolTruth, Verdict
+from tiebreak.exact.certify import certify_graph
+from tiebreak.exact.files import Stored, Unpacked, answer_tree, evidence_tree, label_of, labels_of
+from tiebreak.exact.graph import Concat, Conv2d, Graph, Linear, MaxPool2d, ReLU, Reshape
+from tiebreak.exact.memory import images_that_fit
+from tiebreak.exact.rules import Rule
+from tiebreak.numerics.selection import has_entry
+
+MOST_PRODUCTS = 20_000_000
+"""Products of rationals that the oracle is asked for: a few minutes."""
+
+_WORK = frozenset({"evidence.num_escalated", "evidence.digits"})
+_ERROR = "evidence.log2_error"
+_BOUNDS = frozenset({_ERROR, "evidence.bits"})
+_SAME_BOUND = 2.0**-20
+"""Bounds are logarithms of sums in float64, which machines add in different orders. What float64 leaves open,
+and so has to be compared modulo primes, may differ as well: by a bit in the error bound at the very most."""
+
+
+class Standing(StrEnum):
+    """What a comparison found: the same; another value; or one that may differ between machines."""
+
+    SAME = "ok"
+    OTHER = "WRONG"
+    NOTED = "noted"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One field compared.
+
+    Attributes:
+        field: the way to it in the certificate.
+        standing: what was found.
+        text: the values, and how they were found.
+    """
+
+    field: str
+    standing: Standing
+    text: str
+
+
+def recheck(
+    unpacked: Unpacked,
+    *,
+    slow: bool = False,
+    seed: int | None = None,
+    mode: Mode | None = None,
+    chunk: int | None = None,
+) -> Iterator[Finding | Certificate]:
+    """Compute a certificate again, field by field.
+
+    Args:
+        unpacked: the certificate.
+        slow: derive every statement in exact rationals, in place of fresh primes.
+        seed: of the fresh primes; None draws one.
+        mode: of the second derivation; None takes that of the certificate.
+        chunk: images at a time; None chooses by memory.
+
+    Yields:
+        A finding for every field; last the certificate of the second derivation.
+
+    Raises:
+        UserError: the recorded seed for fresh primes; a network that the oracle would take hours for, or that
+            does not fit into memory.
+    """
+    stored = unpacked.stored
+    recorded = stored.certificate
+    if seed == recorded.evidence.seed:
+        raise UserError(
+            f"the seed {seed} is the one of the certificate, and its primes prove nothing new. Give another."
+        )
+    if slow:
+        _refuse_large(stored)
+    for section in unpacked.altered:
+        yield Finding(section, Standing.OTHER, "its SHA-256 is another: it was edited")
+    again = _certify(stored, seed=recorded.evidence.seed, mode=recorded.evidence.mode, chunk=chunk)
+    found, said = (evidence_tree(certificate) for certificate in (again, recorded))
+    yield from _compare({"evidence": said}, {"evidence": found}, "recorded seed")
+    if stored.mode is not recorded.evidence.mode:
+        yield Finding("question.mode", Standing.OTHER, f"{stored.mode}, and the evidence is of another mode")
+    if recorded.nonfinite is None and slow:
+        second, how = _by_oracle(stored), "exact rationals"
+    else:
+        fresh = seed
+        while fresh is None or fresh == recorded.evidence.seed:
+            fresh = secrets.randbits(63)
+        second = _certify(stored, seed=fresh, mode=mode or stored.mode, chunk=chunk)
+        how = f"fresh primes of the seed {fresh}" if second.evidence.primes else "signs and orders alone"
+    yield from _compare({"answer": answer_tree(recorded)}, {"answer": answer_tree(second)}, how)
+    for rule, label in labels_of(stored.gaps, second).items():
+        recorded_label = {"label": str(unpacked.labels[rule])}
+        yield from _compare(
+            {"floats": {rule: recorded_label}}, {"floats": {rule: {"label": str(label)}}}, "gap and verdict"
+        )
+    yield second
+
+
+def num_products(stored: Stored) -> int:
+    """Products of rationals that the oracle takes: one way forward, two ways back a rule."""
+    forward = 0
+    for node in stored.graph.nodes:
+        match node.operation:
+            case Conv2d(weight=weight) | Linear(weight=weight):
+                forward += math.prod(node.shape) * weight.value[0].numel()
+            case MaxPool2d(geometry):
+                forward += math.prod(node.shape) * geometry.num_entries
+            case _:
+                forward += math.prod(node.shape)
+    return forward * (1 + 2 * (1 + len(stored.jacobians)))
+
+
+def _refuse_large(stored: Stored) -> None:
+    number = num_products(stored)
+    if number > MOST_PRODUCTS:
+        raise UserError(
+            f"the slow path would take {number:.2g} products of rationals, and it is meant for "
+            f"{MOST_PRODUCTS:.2g} at most. Leave --slow out: fresh primes check the same fields. Or certify "
+            "a smaller batch."
+        )
+
+
+def _certify(stored: Stored, *, seed: int, mode: Mode, chunk: int | None) -> Certificate:
+    fitting = images_that_fit(
+        stored.graph,
+        stored.cotangent,
+        jacobians=stored.jacobians,
+        mode=mode,
+        log2_error=stored.log2_error,
+        chunk=chunk,
+    )
+    return certify_graph(
+        stored.graph,
+        stored.cotangent,
+        jacobians=stored.jacobians,
+        mode=mode,
+        log2_error=stored.log2_error,
+        seed=seed,
+        chunk=fitting,
+    )
+
+
+def _by_oracle(stored: Stored) -> Certificate:
+    """The answer in exact rationals; no primes, no bounds, no error."""
+    graph = stored.graph
+    values = oracle.evaluate(graph)
+    native = oracle.derivative(graph, values, stored.cotangent, Rule(Fraction(0)))
+    verdicts = []
+    for jacobian in stored.jacobians:
+        other = oracle.derivative(graph, values, stored.cotangent, Rule.of(jacobian))
+        counts = {
+            name: sum(one != two for one, two in zip(entries, other[name], strict=True))
+            for name, entries in native.items()
+        }
+        counts = {name: count for name, count in counts.items() if count}
+        verdicts.append(Verdict(rule=label_of(jacobian), different=bool(counts), num_nonzero=counts))
+    tied = oracle.tied(graph, values)
+    return Certificate(
+        verdicts=tuple(verdicts),
+        pools=tuple(_truth(graph, index, tied[index], values[index]) for index in graph.pools),
+        evidence=replace(
+            stored.certificate.evidence, mode=Mode.PROOF, primes=(), log2_error=-math.inf, num_equalities=0
+        ),
+        nonfinite=None,
+    )
+
+
+def _truth(graph: Graph, index: int, tied: Sequence[tuple[int, ...]], value: oracle.Value) -> PoolTruth:
+    """The counts of a pool, window by window."""
+    node = graph.nodes[index]
+    operation = node.operation
+    assert isinstance(operation, MaxPool2d)
+    bits = [
+        has_entry(operation.float_mask, entry).flatten() for entry in range(operation.geometry.num_entries)
+    ]
+    floats = [
+        tuple(entry for entry, held in enumerate(window) if held)
+        for window in zip(*(bit.tolist() for bit in bits), strict=True)
+    ]
+    pairs = list(zip(tied, floats, strict=True))
+    dead = _is_behind_relu(graph, node.inputs[0])
+    return PoolTruth(
+        where=node.where,
+        windows=len(pairs),
+        tied=sum(len(real) > 1 for real, _ in pairs),
+        tied_at_dead_zero=sum(
+            dead and len(real) > 1 and top == 0 for real, top in zip(tied, value.values(), strict=True)
+        ),
+        tied_in_floats=sum(len(found) > 1 for _, found in pairs),
+        tied_only_by_rounding=sum(len(found) > 1 == len(real) for real, found in pairs),
+        missed_by_rounding=sum(len(real) > 1 and len(found) < 2 for real, found in pairs),
+        other_maxima=sum(real != found for real, found in pairs),
+    )
+
+
+def _is_behind_relu(graph: Graph, index: int) -> bool:
+    """Whether a 0 at a node can only be one that a ReLU lets no gradient through."""
+    node = graph.nodes[index]
+    match node.operation:
+        case ReLU():
+            return True
+        case Reshape() | MaxPool2d() | Concat():
+            return all(_is_behind_relu(graph, source) for source in node.inputs)
+        case _:
+            return False
+
+
+def _compare(recorded: Any, found: Any, how: str) -> Iterator[Finding]:
+    """Leaf by leaf; a leaf that is in one tree only is compared with nothing."""
+    said, now = (dict(_leaves(tree, "")) for tree in (recorded, found))
+    for field in [*said, *(field for field in now if field not in said)]:
+        one, other = (tree.get(field, "absent") for tree in (said, now))
+        if one == other or (field in _BOUNDS and _are_close(one, other, _SAME_BOUND)):
+            yield Finding(field, Standing.SAME, f"{_shown(one)} ({how})")
+        elif field in _WORK or (field == _ERROR and _are_close(one, other, 1.0)):
+            text = (
+                f"recorded {_shown(one)}, here {_shown(other)}: the filter leaves open what its rounding does"
+            )
+            yield Finding(field, Standing.NOTED, text)
+        else:
+            text = f"recorded {_shown(one)}, found {_shown(other)} ({how})"
+            yield Finding(field, Standing.OTHER, text)
+
+
+def _are_close(one: Any, other: Any, tolerance: float) -> bool:
+    numbers = [value for value in (one, other) if isinstance(value, int | float)]
+    return len(numbers) == 2 and abs(numbers[0] - numbers[1]) <= tolerance
+
+
+def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every field with the way to it; a list of plain values is one."""
+    match tree:
+        case dict():
+            children = list(tree.items())
+        case [dict(), *_]:
+            children = list(enumerate(tree))
+        case _:
+            yield path, tree
+            return
+    for key, child in children:
+        yield from _leaves(child, f"{path}.{key}" if path else str(key))
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return str(value)

@@ -1,0 +1,134 @@
+"""Certificates on disk: a JSON file, and the tensors that it is about in a safetensors file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tiebreak.exact.certificate import Certificate, Mode
+from tiebreak.exact.certify import certify_graph
+from tiebreak.exact.fields import CertificateError
+from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, unpack
+from tiebreak.exact.memory import images_that_fit
+from tiebreak.numerics.gap import Gap
+from tiebreak.protocols.points import Point
+from tiebreak.records.durable import explained, replace
+
+SUFFIX = ".json"
+"""How the name of a certificate ends."""
+
+
+def certify_point(
+    point: Point,
+    *,
+    mode: Mode,
+    log2_error: float,
+    seed: int | None,
+    chunk: int | None,
+    provenance: Mapping[str, Any],
+) -> Stored:
+    """Certify a point, as many images at a time as fit into memory.
+
+    Args:
+        point: what is asked.
+        mode: random or proof.
+        log2_error: in random mode, bound of log2 of the probability of a wrong statement.
+        seed: of the primes; None draws one.
+        chunk: images at a time; None leaves it to the memory.
+        provenance: code, versions and machine.
+
+    Raises:
+        UserError: a network that does not fit into memory, with what it needs.
+        NotCertifiableError: a point about which nothing can be proved.
+    """
+    asked = {"jacobians": point.jacobians, "mode": mode, "log2_error": log2_error}
+    fitting = images_that_fit(point.graph, point.cotangent, chunk=chunk, **asked)
+    certificate = certify_graph(point.graph, point.cotangent, seed=seed, chunk=fitting, **asked)
+    return Stored(
+        about=point.about,
+        graph=point.graph,
+        cotangent=point.cotangent,
+        certificate=certificate,
+        gaps={
+            jacobian.label: _float_gap(gap) for jacobian, gap in zip(point.jacobians, point.gaps, strict=True)
+        },
+        provenance=provenance,
+        **asked,
+    )
+
+
+def write_certificate(path: Path, stored: Stored) -> None:
+    """Write `path` and, beside it, the tensors; the text last, so that it is never without them.
+
+    Args:
+        path: ends in `.json`; what stands there is replaced.
+        stored: what to write.
+
+    Raises:
+        CertificateError: a path that does not end in `.json`.
+        StoreError: one of the two cannot be written.
+    """
+    require_name(path)
+    beside = path.with_suffix(".safetensors")
+    text, tensors = pack(stored, tensors_name=beside.name)
+    replace(beside, tensors)
+    replace(path, text.encode())
+
+
+def require_name(path: Path) -> None:
+    """Refuse a path that cannot be a certificate's, before anything is computed.
+
+    Raises:
+        CertificateError: it does not end in `.json`.
+    """
+    if path.suffix != SUFFIX:
+        raise CertificateError(f"a certificate is a {SUFFIX} file, got {path}. Name it so.")
+
+
+def read_certificate(path: Path) -> Unpacked:
+    """Read a certificate and the tensors beside it.
+
+    Raises:
+        CertificateError: a file that is missing, cut short or edited; the message names it.
+        StoreError: a file that cannot be read.
+    """
+    try:
+        text = _read(path).decode()
+    except UnicodeDecodeError:
+        raise CertificateError(f"{path} is not a certificate: it is not text.") from None
+    try:
+        return unpack(text, lambda name: _read(path.with_name(name)))
+    except CertificateError as error:
+        raise CertificateError(f"{path}: {error}") from None
+
+
+def verdict_sentences(certificate: Certificate) -> list[str]:
+    """What a certificate says of each rule, one sentence a rule."""
+    if certificate.nonfinite is not None:
+        return [
+            f"{verdict.rule}: no verdict, because of {certificate.reason}" for verdict in certificate.verdicts
+        ]
+    evidence = certificate.evidence
+    proved = evidence.log2_error == float("-inf")
+    sure = "proved" if proved else f"wrong with probability below 2^{evidence.log2_error:.1f}"
+    vacuous = "; the cotangent is 0 everywhere, so this says nothing" if evidence.vacuous else ""
+    return [
+        f"{verdict.rule}: D != 0 in {sum(verdict.num_nonzero.values())} entries ({sure})"
+        if verdict.different
+        else f"{verdict.rule}: D = 0 ({sure}{vacuous})"
+        for verdict in certificate.verdicts
+    ]
+
+
+def _float_gap(gap: Gap) -> FloatGap:
+    norms = {name: getattr(gap, name) for name in ("l1", "l2", "sup_sum", "sup", "relative")}
+    return FloatGap(**norms, nonfinite=gap.nonfinite)
+
+
+def _read(path: Path) -> bytes:
+    with explained(path):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise CertificateError(f"there is no file {path}.") from None
