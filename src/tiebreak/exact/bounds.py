@@ -8,7 +8,8 @@ way is computed with an error of at most
 in whatever order it is added, with or without fused multiplication (N. Higham, Accuracy and Stability of
 Numerical Algorithms, 2002, section 3.1; the last term is what underflow can add); a bias adds one rounding
 more. The bound itself is computed in float64, so every product and sum of it is enlarged by a relative
-margin that covers its own rounding. Overflow gives infinities and NaN, which no comparison takes for decided.
+margin that covers its own rounding. A value that overflowed has a bound of infinity or NaN, with which no
+comparison takes it for decided.
 """
 
 from __future__ import annotations
@@ -115,5 +116,5 @@ class Balls(Numbers[Ball]):
         radius = radius.mul_(1 + 2 * (products + 4) * UNIT).add_(8 * (products + 1) * _TINY)
         if bias is not None:
             value = value.add_(bias)
-            radius = radius.add_(value.abs(), alpha=2 * UNIT).mul_(1 + 8 * UNIT)
-        return Ball(value, radius)
+        # Also without a bias: a sum that overflowed on its way must not keep a finite bound.
+        return Ball(value, radius.add_(value.abs(), alpha=2 * UNIT).mul_(1 + 8 * UNIT))

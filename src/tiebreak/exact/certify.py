@@ -27,11 +27,20 @@ from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, V
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import subnormal_numbers_are_kept
 from tiebreak.exact.evaluation import Windows
-from tiebreak.exact.graph import Affine, Conv2d, Graph, Linear, MaxPool2d, Parameter
+from tiebreak.exact.graph import (
+    Affine,
+    AveragePool2d,
+    Conv2d,
+    Graph,
+    Linear,
+    MaxPool2d,
+    NotCertifiableError,
+    Parameter,
+)
 from tiebreak.exact.heights import Heights, heights
 from tiebreak.exact.record import record
 from tiebreak.exact.residues import Adjoint, Residues
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import MOST_DIVISOR, Rule
 from tiebreak.exact.slices import FixedPoint
 from tiebreak.numerics.selection import has_entry
 
@@ -153,7 +162,8 @@ def certify_graph(
     if not subnormal_numbers_are_kept():
         raise UserError(
             "this process replaces subnormal numbers by 0, and then nothing computed is certain. Call "
-            "torch.set_flush_denormal(False) first."
+            "torch.set_flush_denormal(False) first; threads that were started while it was on keep flushing, "
+            "so if this does not help, call it before anything else is computed."
         )
     sizes = heights(graph, cotangent, rules=rules)
     number = num_primes(graph, sizes, mode, log2_error)
@@ -193,6 +203,7 @@ class _Search:
     chunk: int | None
     pools: dict[int, _Pool] = field(default_factory=dict)
     equalities: dict[int, int] = field(default_factory=dict)
+    comparisons: dict[int, int] = field(default_factory=dict)
     escalated: int = 0
     width: int = 0
 
@@ -221,6 +232,7 @@ class _Search:
         self.width = max(self.width, walk.width)
         for node, number in walk.equalities.items():
             self.equalities[node] = self.equalities.get(node, 0) + number
+            self.comparisons[node] = self.comparisons.get(node, 0) + walk.comparisons[node]
         for index, pool in self.pools.items():
             windows, operation = walk.decisions[index], self.graph.nodes[index].operation
             assert isinstance(windows, Windows)
@@ -243,7 +255,7 @@ class _Search:
             windows = walk.decisions[index]
             assert isinstance(windows, Windows)
             live[index] = ((windows.number > 1) & ~walk.dead_zeros(index)).flatten(1).any(1)
-        affected = torch.stack([*live.values(), torch.zeros(len(cotangent), dtype=torch.bool)]).any(0)
+        affected = torch.stack([*live.values(), cotangent.new_zeros(len(cotangent), dtype=torch.bool)]).any(0)
         affected &= (cotangent != 0).any(1)
         if not bool(affected.any()):
             return
@@ -300,7 +312,7 @@ class _Search:
         counts = {name: count for name, count in counts.items() if count}
         if keep_entries:
             for name, shape in self.graph.parameters.items():
-                entries.setdefault(name, torch.zeros(shape, dtype=torch.bool))
+                entries.setdefault(name, self.cotangent.new_zeros(shape, dtype=torch.bool))
         return Verdict(
             rule=label,
             different=bool(counts),
@@ -309,9 +321,12 @@ class _Search:
         )
 
     def _error(self, chosen: tuple[int, ...], verdicts: Sequence[Verdict]) -> float:
-        """Union bound over every equality and every D = 0 that rest on zero residues."""
+        """Union bound over every pair that was compared and every D = 0 that rests on zero residues.
+
+        Pairs that turned out to differ count as well: each of them might have been taken for equal.
+        """
         terms = [
-            math.log2(number)
+            math.log2(self.comparisons[node])
             + prime_numbers.log2_error(self.heights.equality[self.graph.nodes[node].inputs[0]], primes=chosen)
             for node, number in self.equalities.items()
             if number
@@ -369,6 +384,14 @@ def _check(graph: Graph, cotangent: Tensor, log2_error: float) -> None:
         )
     if not -math.inf < log2_error < 0:
         raise UserError(f"log2_error must be a finite number below 0, got {log2_error}. Use -40.")
+    for node in graph.nodes:
+        if isinstance(node.operation, AveragePool2d):
+            smallest, largest = (float(end) for end in torch.aminmax(node.operation.divisor))
+            if not 1 <= smallest <= largest < MOST_DIVISOR:
+                raise NotCertifiableError(
+                    f"not certifiable, because the average pool at {node.where} divides by a number outside "
+                    f"1 to {MOST_DIVISOR}."
+                )
 
 
 def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:
@@ -378,6 +401,8 @@ def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:
             value = tensor.value if isinstance(tensor, Parameter) else tensor
             if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
                 return f"a parameter at {node.where}"
+    if not bool(graph.batch.isfinite().all()):
+        return "the batch"
     if graph.nonfinite is not None:
         return graph.nonfinite
     return None if bool(cotangent.isfinite().all()) else "the cotangent"

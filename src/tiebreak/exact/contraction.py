@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -214,8 +215,9 @@ def _require_exact(device: torch.device) -> None:
         NotCertifiableError: this machine's float64 sums round.
     """
     generator = torch.Generator().manual_seed(0)
-    entries = lambda *shape: torch.randint(LARGEST - 64, LARGEST + 1, shape, generator=generator)  # noqa: E731
-    signs = lambda *shape: 1 - 2 * (torch.rand(shape, generator=generator) < 0.01).long()  # noqa: E731
+    on_cpu: dict[str, Any] = {"generator": generator, "device": "cpu"}
+    entries = lambda *shape: torch.randint(LARGEST - 64, LARGEST + 1, shape, **on_cpu)  # noqa: E731
+    signs = lambda *shape: 1 - 2 * (torch.rand(shape, **on_cpu) < 0.01).long()  # noqa: E731
     channels, side = 906, 3  # 906 * 9 = 8154 products
     x, weight = entries(2, channels, 4, 5), entries(2, channels, side, side)
     weight = weight * signs(2, channels, side, side)
@@ -229,7 +231,7 @@ def _require_exact(device: torch.device) -> None:
     rows = gradient.flatten(2)[:, :, None] * columns[:, None]
     agree &= torch.equal(back, rows.sum((0, 3)).reshape(weight.shape))
     spread = _conv_input(gradient.double().to(device), w, spec, x.shape).cpu().long()
-    scattered = torch.zeros(2, channels, 6, 7, dtype=torch.int64)
+    scattered = torch.zeros(2, channels, 6, 7, dtype=torch.int64, device="cpu")
     for row in range(side):
         for column in range(side):
             scattered[:, :, row : row + 4, column : column + 5] += torch.einsum(

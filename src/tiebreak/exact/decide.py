@@ -43,6 +43,7 @@ class Walk:
     Attributes:
         decisions: of every ReLU and pool reached.
         equalities: number of equalities that zero residues stand for, by node.
+        comparisons: number of pairs that residues were asked about, by node.
         escalated: neurons and windows that float64 left open and that are not ties.
         width: most digits that were needed; 0 where float64 was enough.
     """
@@ -59,6 +60,7 @@ class Walk:
         self.fields, self.wide = fields, wide
         self.decisions: dict[int, Decision] = {}
         self.equalities: dict[int, int] = {}
+        self.comparisons: dict[int, int] = {}
         self.escalated = self.width = 0
         self._kept = frozenset(
             node.inputs[0] for node in graph.nodes if isinstance(node.operation, Conv2d | Linear | Affine)
@@ -130,6 +132,7 @@ class Walk:
         places = is_open.nonzero(as_tuple=True)
         differs = self._residues(source, lambda x: x[places]).any(0)
         self.equalities[index] = int((~differs).sum())
+        self.comparisons[index] = len(differs)
         self.escalated += int(differs.sum())
         places = tuple(place[differs] for place in places)
 
@@ -153,6 +156,7 @@ class Walk:
         some = tied[(slice(None), *places)]
         found = self._residues(source, lambda x: patches(x, node, fill=0.0)[(slice(None), *places)])
         is_tie = _are_equal(found, some)
+        self.comparisons[index] = int((some.sum(0) - 1).sum())
         self.escalated += int((~is_tie).sum())
         rest = (~is_tie).nonzero().flatten()
         places = tuple(place[rest] for place in places)
@@ -161,6 +165,7 @@ class Walk:
             fixed = group.numbers.differences(group.evaluation.advance(source, group.decisions), node)
             at = rest[asked]
             some[:, at] &= _candidates(*fixed)[0][(slice(None), *local)]
+            self.comparisons[index] += int((some[:, at].sum(0) - 1).sum())
             return _are_equal(found[:, :, at], some[:, at])
 
         self._refine(index, places, order)
@@ -169,8 +174,16 @@ class Walk:
         return self._windows(node, tied)
 
     def _residues(self, source: int, pick: Callable[[Tensor], Tensor]) -> Tensor:
-        """Some residues of a node modulo every prime, the primes along the first axis."""
-        return torch.stack([pick(lane.advance(source, self.decisions)) for lane in self.lanes()])
+        """Some residues of a node modulo every prime, the primes along the first axis.
+
+        Reduced once more: a residue next to half of the prime may come out of a long sum with either sign.
+        """
+        return torch.stack(
+            [
+                numbers.reduce(pick(lane.advance(source, self.decisions)).clone())
+                for numbers, lane in zip(self.fields, self.lanes(), strict=True)
+            ]
+        )
 
     def _refine(
         self,

@@ -69,8 +69,14 @@ def log2_largest(x: Tensor) -> float:
 
 
 def subnormal_numbers_are_kept() -> bool:
-    """Whether this thread computes with subnormal numbers rather than zeros in their place."""
-    return bool((torch.tensor([2.0**-1074, 2.0**-1060], dtype=torch.float64) * 2.0 != 0).all())
+    """Whether computations keep subnormal numbers, rather than zeros in their place, on every thread.
+
+    The setting is one a thread, and a thread starts with that of its parent: hence a number of elements of
+    which every thread gets a share.
+    """
+    number = 2**16 * torch.get_num_threads()
+    smallest = torch.full((number,), 2.0**-1074, dtype=torch.float64, device="cpu")
+    return bool((smallest * 2.0 != 0).all())
 
 
 @functools.lru_cache(maxsize=256)

@@ -100,14 +100,14 @@ def _values(graph: Graph) -> list[Height]:
         match node.operation:
             case Conv2d() | Linear() as operation:
                 weight, bias = operation.weight.value, operation.bias
-                gain = Height(_log2(weight.abs().flatten(1).sum(1)), last_place(weight))
+                gain = Height(_log2_of_sums(weight.flatten(1), (1,)), last_place(weight))
                 result = inputs[0].times(gain)
                 found.append(result if bias is None else result.plus(of(bias.value)))
             case Affine() as operation:
                 found.append(inputs[0].times(of(operation.scale)).plus(of(operation.shift)))
             case AveragePool2d(rows, columns, divisor):  # divisors of the whole numbers are counted apart
                 sums = torch.outer(rows.sum(1), columns.sum(1)) / divisor
-                found.append(inputs[0].times(Height(max(0.0, _log2(sums)), 0)))
+                found.append(inputs[0].times(Height(max(0.0, _log2_of_sums(sums, ())), 0)))
             case _:  # sums and selections
                 result = inputs[0]
                 for other in inputs[1:]:
@@ -158,11 +158,11 @@ def _gain(node: Node, factor: float) -> Height:
     match node.operation:
         case Conv2d() as operation:
             weight = operation.weight.value
-            groups = weight.abs().reshape(operation.groups, -1, *weight.shape[1:])
-            return Height(_log2(groups.sum((1, 3, 4))), last_place(weight))
+            groups = weight.reshape(operation.groups, -1, *weight.shape[1:])
+            return Height(_log2_of_sums(groups, (1, 3, 4)), last_place(weight))
         case Linear() as operation:
             weight = operation.weight.value
-            return Height(_log2(weight.abs().sum(0)), last_place(weight))
+            return Height(_log2_of_sums(weight, (0,)), last_place(weight))
         case Affine() as operation:
             return of(operation.scale)
         case MaxPool2d(geometry):
@@ -188,10 +188,13 @@ def _at_ties(rules: Sequence[Rule]) -> tuple[int, float]:
     return shares, math.log2(largest) if largest < 2**1000 else float(largest.numerator.bit_length())
 
 
-def _log2(sums: Tensor) -> float:
-    """Upper bound of log2 of the largest of some sums of sizes."""
-    largest = float(sums.max()) if sums.numel() else 0.0
-    return -math.inf if largest == 0 else math.log2(largest) + 2.0**-20
+def _log2_of_sums(x: Tensor, axes: tuple[int, ...]) -> float:
+    """Upper bound of log2 of the largest sum of sizes over some axes."""
+    sums = x.abs().sum(axes) if axes else x.abs()
+    largest = float(sums.max()) if x.numel() else 0.0
+    if largest == 0:
+        return -math.inf
+    return 1024 + math.log2(x.numel()) if math.isinf(largest) else math.log2(largest) + 2.0**-20
 
 
 def _log2_sum(first: float, second: float) -> float:

@@ -16,6 +16,7 @@ import torch
 
 _LEAST, _MOST = 2**20, 2**21 - 16  # residues stay within 2**20 after a reduction that may be off by 4
 _LEAST_ORDER = 4096
+_SLACK = 2.0**-10  # bits; covers the rounding of logarithms and of their sums
 
 NUM_PRIMES = 73_386
 """How many there are to draw from: those of the range in which 2 has an order of at least 4096."""
@@ -52,25 +53,25 @@ def log2_error(bits: float, *, primes: Sequence[int]) -> float:
     Returns:
         -inf where their product is larger than the integer.
     """
-    if sum(math.log2(prime) for prime in primes) > bits:
+    if sum(math.log2(prime) for prime in primes) > bits + _SLACK:
         return -math.inf
     return len(primes) * (math.log2(max(1, math.floor(bits / 20))) - math.log2(NUM_PRIMES))
 
 
 def primes_for_proof(bits: float) -> int:
     """How many primes have a product larger than an integer of `bits` bits."""
-    return max(1, math.floor(bits / 20) + 1)
+    return max(1, math.floor((bits + _SLACK) / 20) + 1)
 
 
 @functools.cache
 def _primes() -> tuple[int, ...]:
     """All primes of the range, ascending."""
-    sieve = torch.ones(_MOST, dtype=torch.bool)
+    sieve = torch.ones(_MOST, dtype=torch.bool, device="cpu")
     sieve[:2] = False
     for number in range(2, math.isqrt(_MOST) + 1):
         if sieve[number]:
             sieve[number * number :: number] = False
-    return tuple(torch.arange(_LEAST, _MOST)[sieve[_LEAST:]].tolist())
+    return tuple((sieve[_LEAST:].nonzero().flatten() + _LEAST).tolist())
 
 
 @functools.cache

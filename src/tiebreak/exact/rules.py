@@ -8,6 +8,9 @@ from fractions import Fraction
 from tiebreak.design.axes import PoolJacobian, Selection
 from tiebreak.exact.graph import NotCertifiableError
 
+MOST_DIVISOR = 2**20
+"""Whole numbers below this have an inverse modulo every prime of `exact.primes`; so have powers of two."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -31,9 +34,17 @@ class Rule:
         Both forward arms have the same value and the same derivative over the reals.
 
         Raises:
-            NotCertifiableError: the `random` selection, which is a rule of the program and not of the reals.
+            NotCertifiableError: the `random` selection, which is a rule of the program and not of the reals;
+                a beta whose denominator one of the primes might divide.
         """
         if isinstance(jacobian, Fraction):
+            odd = jacobian.denominator // (jacobian.denominator & -jacobian.denominator)
+            if odd >= MOST_DIVISOR:
+                raise NotCertifiableError(
+                    f"not certifiable, because the denominator of beta = {jacobian} is {odd} times a power "
+                    f"of two, and residues can divide by numbers below {MOST_DIVISOR} only. Use a beta with "
+                    "a smaller denominator, or the float next to it."
+                )
             return cls(jacobian)
         if jacobian.selection is Selection.RANDOM:
             raise NotCertifiableError(

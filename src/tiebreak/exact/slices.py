@@ -237,7 +237,7 @@ class FixedPoint(Numbers[Fixed]):
             result.append(carry - following * _RADIX)
             carry, top = following, top + BITS
         result.reverse()
-        while len(result) > 1 and not bool(result[0].any()):
+        while len(result) > self.width and not bool(result[0].any()):
             result.pop(0)
             top -= BITS
         return self._cut(result, top, error, width=self.width)
