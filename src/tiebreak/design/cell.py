@@ -8,361 +8,71 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import sys
-import types
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from tiebreak.design.axes import (
     NATIVE,
-    Arch,
-    DataName,
     DesignError,
     Device,
     Forward,
-    Init,
     LossScale,
-    MemoryFormat,
     OptimizerName,
     PoolJacobian,
     Precision,
-    Schedule,
     Selection,
-    StemPool,
-    finite_number,
     member,
     whole_number,
 )
+from tiebreak.design.settings import (
+    LARGEST,
+    MEASURES,
+    MOST_PIXELS,
+    MOST_THREADS,
+    PAIRED,
+    SMALLEST,
+    Data,
+    Drift,
+    Execution,
+    LrSearch,
+    Measure,
+    Network,
+    Noise,
+    Optimizer,
+    Train,
+    Trajectory,
+    Zones,
+)
+
+__all__ = [
+    "Cell",
+    "Data",
+    "Drift",
+    "Execution",
+    "LrSearch",
+    "MEASURES",
+    "MOST_PIXELS",
+    "MOST_THREADS",
+    "Measure",
+    "Network",
+    "Noise",
+    "Optimizer",
+    "PAIRED",
+    "SCHEMA",
+    "Train",
+    "Trajectory",
+    "Trial",
+    "Zones",
+    "stream_seed",
+]
 
 SCHEMA = 2
 """Number of the cell's layout. A new field raises it and brings its migration in `records.migrate`."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """Fields are checked and brought to their declared type when the object is made."""
-
-    _prefix: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            key = item.metadata.get("key", f"{self._prefix}{item.name}")
-            object.__setattr__(self, item.name, _coerce(getattr(self, item.name), hints[item.name], key))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(_Checked):
-    """A network: architecture, batch norm, stem pool and distribution of the initial weights."""
-
-    arch: Arch
-    batch_norm: bool = False
-    stem_pool: StemPool = field(default=StemPool.P2X2, metadata={"key": "arch.stem_pool"})
-    init: Init = Init.PYTORCH
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        stemmed = self.arch.startswith(("resnet", "densenet"))
-        if self.stem_pool is not StemPool.P2X2 and not stemmed:
-            raise DesignError(
-                f"arch.stem_pool is an axis of ResNet and DenseNet, got {self.stem_pool} with {self.arch}. "
-                "Leave it at 2x2."
-            )
-
-
-MOST_PIXELS = 4096
-"""A longer side is a typing error, and one that fills the memory before anything can be said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data(_Checked):
-    """A data set as it is fed: batches, augmentation, noise, subset.
-
-    Args:
-        name: the data set.
-        batch_size: images a training batch or draw.
-        augment: random crop and horizontal flip, as the data set defines them (CIFAR: 4 pixels of padding).
-        dither: standard deviation of Gaussian noise on normalised training inputs; 0 for none.
-        train_split: `train`, or `extra` (SVHN: the 531,131 extra images the published runs train on).
-        train_size: images of the training split to use, the first ones after a fixed shuffle; 0 for all.
-        test_size: images of the test split to use; 0 for all.
-        held_out: images taken from the end of the shuffled training split to validate on *instead of* the
-            test split; 0 to test on the test split.
-        image_size: side of the square crop for image folders and ImageNet; 0 for the data set's own.
-        folder: name of the folder under the data root; of `image_folder` only.
-        content: which images those of `image_folder` or `imagenet` are (`content.digest`), so that others in
-            the same folder are another cell; empty where that is not known, and with the other data sets.
-    """
-
-    _prefix: ClassVar[str] = "data."
-
-    name: DataName
-    batch_size: int = 128
-    augment: bool = False
-    dither: float = 0.0
-    train_split: str = "train"
-    train_size: int = 0
-    test_size: int = 0
-    held_out: int = 0
-    image_size: int = 0
-    folder: str = ""
-    content: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.batch_size, 1, "data.batch_size")
-        for name in ("train_size", "test_size", "held_out", "image_size"):
-            _at_least(getattr(self, name), 0, f"data.{name}")
-        if self.dither < 0:
-            raise DesignError(f"data.dither must be 0 or more, got {self.dither}.")
-        allowed = ("train", "extra") if self.name is DataName.SVHN else ("train",)
-        if self.train_split not in allowed:
-            raise DesignError(
-                f"data.train_split of {self.name} must be one of {', '.join(allowed)}, "
-                f"got {self.train_split!r}."
-            )
-        if self.image_size > MOST_PIXELS:
-            raise DesignError(f"data.image_size must be {MOST_PIXELS} or less, got {self.image_size}.")
-        if not self.name.is_folder and self.image_size:
-            raise DesignError(
-                f"data.image_size is for imagenet and image_folder, got {self.image_size} with {self.name}. "
-                "Set it to 0."
-            )
-        if (self.name is DataName.IMAGE_FOLDER) != bool(self.folder):
-            raise DesignError(
-                f"data.folder names the folder of data=image_folder, got {self.folder!r} with {self.name}."
-            )
-        if self.content and not (self.name.is_folder and _DIGEST.fullmatch(self.content)):
-            raise DesignError(
-                "data.content is the digest of the images of imagenet or image_folder, 12 hexadecimal "
-                f"digits, got {self.content!r} with {self.name}. Leave it out."
-            )
-
-
-_DIGEST = re.compile("[0-9a-f]{12}")
-
-
-MOST_THREADS = 1024
-"""Far more threads than cores are a typing error, and one that can end the process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution(_Checked):
-    """Where and how the arithmetic runs: these change last bits, so they belong to the cell."""
-
-    device: Device = Device.CPU
-    num_threads: int = 1
-    memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
-    deterministic: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_threads, 1, "num_threads")
-        if self.num_threads > MOST_THREADS:
-            raise DesignError(f"num_threads must be {MOST_THREADS} or less, got {self.num_threads}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimizer(_Checked):
-    """An optimizer with its schedule.
-
-    Args:
-        name: sgd or adam.
-        lr: initial learning rate, positive.
-        momentum: of SGD, in [0, 1).
-        weight_decay: L2 coefficient, 0 or more.
-        eps: of Adam; must not vanish in the precision of its state (1e-8 is 0 in fp16).
-        schedule: constant, cosine (reaching 0 after the last epoch) or step.
-        step_epochs: epochs between two drops of the step schedule; 0 with the others.
-        step_factor: what a drop multiplies the rate by, in (0, 1].
-        loss_scale: none or dynamic.
-    """
-
-    _prefix: ClassVar[str] = "optimizer."
-
-    name: OptimizerName = OptimizerName.SGD
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    eps: float = 1e-8
-    schedule: Schedule = Schedule.CONSTANT
-    step_epochs: int = 0
-    step_factor: float = 0.1
-    loss_scale: LossScale = LossScale.NONE
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.lr > 0:
-            raise DesignError(f"optimizer.lr must be above 0, got {self.lr}.")
-        if not 0 <= self.momentum < 1:
-            raise DesignError(f"optimizer.momentum must be in [0, 1), got {self.momentum}.")
-        if self.weight_decay < 0:
-            raise DesignError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}.")
-        if not self.eps > 0:
-            raise DesignError(f"optimizer.eps must be above 0, got {self.eps}.")
-        if not 0 < self.step_factor <= 1:
-            raise DesignError(f"optimizer.step_factor must be above 0 and at most 1, got {self.step_factor}.")
-        _at_least(self.step_epochs, 0, "optimizer.step_epochs")
-        if self.name is OptimizerName.ADAM and self.momentum:
-            raise DesignError(f"optimizer.momentum is SGD's, got {self.momentum} with adam. Set it to 0.")
-        if (self.schedule is Schedule.STEP) != (self.step_epochs > 0):
-            raise DesignError(
-                "optimizer.step_epochs must be 1 or more with schedule=step and 0 otherwise, "
-                f"got {self.step_epochs} with schedule={self.schedule}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise(_Checked):
-    """Protocol `noise`: the same backward pass `num_repeats` times on each of `num_batches` batches."""
-
-    protocol: ClassVar[str] = "noise"
-    _prefix: ClassVar[str] = "protocol."
-
-    num_batches: int = 4
-    num_repeats: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_batches, 1, "protocol.num_batches")
-        _at_least(self.num_repeats, 2, "protocol.num_repeats")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Zones(_Checked):
-    """Protocol `zones`: gaps between Jacobians on `num_batches` batches of one initialisation.
-
-    Args:
-        num_batches: draws an init, in the order of the replicate's `order` stream; 0 for one epoch.
-        margins: measure each pool's margin to the runner-up on the first draw.
-        certify: every draw also carries certified labels over the reals.
-    """
-
-    protocol: ClassVar[str] = "zones"
-    _prefix: ClassVar[str] = "protocol."
-
-    num_batches: int = 8
-    margins: bool = True
-    certify: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_batches, 0, "protocol.num_batches")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trajectory(_Checked):
-    """Protocol `trajectory`: gaps and certified labels along one run of SGD.
-
-    The network is trained in fp32 with PyTorch's rule at ties; at each stop its parameters are rounded to the
-    cell's precision and compared there, so that every precision sees the same run.
-
-    Args:
-        num_epochs: of training; there is a stop before the first and after the last.
-        every: epochs from a stop to the next.
-        num_batches: draws at each stop, the first batches of the epoch that follows.
-        lr: learning rate of SGD.
-        momentum: of SGD.
-    """
-
-    protocol: ClassVar[str] = "trajectory"
-    _prefix: ClassVar[str] = "protocol."
-
-    num_epochs: int = 5
-    every: int = 1
-    num_batches: int = 2
-    lr: float = 0.05
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_epochs", "every", "num_batches"):
-            _at_least(getattr(self, name), 1, f"protocol.{name}")
-        if not 0 < self.lr < _LARGEST["float32"]:
-            raise DesignError(f"protocol.lr must be above 0 and a number of fp32, got {self.lr}.")
-        if not 0 <= self.momentum < 1:
-            raise DesignError(f"protocol.momentum must be at least 0 and below 1, got {self.momentum}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train(_Checked):
-    """Protocol `train`: `num_epochs` epochs of training with one Jacobian, evaluated after each."""
-
-    protocol: ClassVar[str] = "train"
-    _prefix: ClassVar[str] = "protocol."
-
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    num_epochs: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_epochs, 1, "protocol.num_epochs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift(_Checked):
-    """Protocol `drift`: weight distance of runs that differ in the Jacobian only, to the first of them."""
-
-    protocol: ClassVar[str] = "drift"
-    _prefix: ClassVar[str] = "protocol."
-
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    num_epochs: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_epochs, 1, "protocol.num_epochs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LrSearch(_Checked):
-    """Protocol `lr_search`: log-uniform search of the learning rate on held-out training images.
-
-    The objective is the accuracy on the cell's `data.held_out` images, never the test set.
-    """
-
-    protocol: ClassVar[str] = "lr_search"
-    _prefix: ClassVar[str] = "protocol."
-
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    num_epochs: int = 3
-    num_candidates: int = 10
-    lr_low: float = 1e-5
-    lr_high: float = 1e-1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least(self.num_epochs, 1, "protocol.num_epochs")
-        _at_least(self.num_candidates, 1, "protocol.num_candidates")
-        if not 0 < self.lr_low < self.lr_high:
-            raise DesignError(
-                "protocol.lr_low and lr_high must satisfy 0 < low < high, "
-                f"got {self.lr_low} and {self.lr_high}."
-            )
-
-
-_SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 0.0}
-"""Smallest positive number of each format; half of it, and less, rounds to 0. An fp64 is itself."""
-
-_LARGEST = {
-    "float16": 65504.0,
-    "bfloat16": (2.0 - 2.0**-7) * 2.0**127,
-    "float32": (2.0 - 2.0**-23) * 2.0**127,
-    "float64": sys.float_info.max,
-}
-"""Largest number of each format; a factor above it is infinite there, and torch refuses it."""
-
 _BLENDED = PoolJacobian(forward=Forward.BLENDED)
-
-Measure = Noise | Zones | Trajectory | Train | Drift | LrSearch
-MEASURES: dict[str, type[Measure]] = {
-    kind.protocol: kind for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch)
-}
-PAIRED = (Zones, Trajectory, Drift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,7 +153,7 @@ class Cell:
             "optimizer.weight_decay": optimizer.weight_decay,
             "protocol.lr_high": getattr(self.measure, "lr_high", 0.0),
         }
-        largest = _LARGEST[self.precision.storage]
+        largest = LARGEST[self.precision.storage]
         for key, factor in factors.items():
             if factor > largest:
                 raise DesignError(
@@ -455,7 +165,7 @@ class Cell:
                 f"optimizer.loss_scale=dynamic needs fp32 parameters, got precision={self.precision}. "
                 "Use amp16, or loss_scale=none as the published fp16 runs do."
             )
-        if optimizer.name is OptimizerName.ADAM and optimizer.eps <= _SMALLEST[self.precision.storage] / 2:
+        if optimizer.name is OptimizerName.ADAM and optimizer.eps <= SMALLEST[self.precision.storage] / 2:
             raise DesignError(
                 f"optimizer.eps={optimizer.eps} is 0 in {self.precision}, so Adam divides by zero. "
                 "Use 1e-4 or more, or optimizer.eps=auto."
@@ -576,7 +286,7 @@ class Trial:
     replicate: int
 
     def __post_init__(self) -> None:
-        _at_least(self.replicate, 0, "replicate")
+        whole_number(self.replicate, key="replicate", least=0)
 
     @property
     def id(self) -> str:
@@ -616,27 +326,3 @@ def _paths(tree: Any, path: str = "") -> Iterator[str]:
         return
     for key, value in items:
         yield from _paths(value, f"{path}.{key}" if path else str(key))
-
-
-def _at_least(value: int, least: int, key: str) -> None:
-    whole_number(value, key=key, least=least)
-
-
-def _coerce(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the declared type: 1 becomes 1.0 where a float is declared, "fp16" the enumeration's member.
-
-    Without it `lr=1` and `lr=1.0` would be two cells.
-    """
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = get_args(hint)[0]
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return member(hint, value, key=key)
-    if hint is float:
-        return finite_number(value, key=key)
-    if hint is int:
-        return whole_number(value, key=key)
-    if hint is bool and not isinstance(value, bool):
-        raise DesignError(f"{key} must be true or false, got {value!r}.")
-    if hint is str and not isinstance(value, str):
-        raise DesignError(f"{key} must be text, got {value!r}.")
-    return value
