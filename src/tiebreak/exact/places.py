@@ -81,7 +81,7 @@ _TORCH, _OURS = Path(torch.__file__).parent, Path(__file__).parents[1]
 _INSIDE = (
     f"{_TORCH}{os.sep}",
     f"{_OURS}{os.sep}",
-)  # a folder's name may begin as another's does: torchvision
+)  # the names of other folders may begin so: torchvision
 _NETWORKS, _REWRITING = f"{_OURS / 'models'}{os.sep}", str(_OURS / "models" / "rewrite.py")
 
 
