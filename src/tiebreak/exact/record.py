@@ -45,8 +45,9 @@ def record(
 ) -> tuple[Graph, Tensor]:
     """The network as it is at this point, from one forward pass on one batch.
 
-    The module is run in its own mode and left as it was: its buffers and the generators of random numbers are
-    put back. Conversions between floating-point formats are taken for what they stand for, the identity.
+    The module is run in its own mode and left as it was: what the pass changes in it, and the generators of
+    random numbers, are put back. Conversions between floating-point formats are taken for what they stand
+    for, the identity.
 
     Args:
         model: any module that maps a batch to one tensor (N, classes).
@@ -65,6 +66,17 @@ def record(
         raise UserError(
             f"a batch to certify must be a floating-point tensor (N, ...) with a number in it, got {got}."
         )
+    if torch.is_inference_mode_enabled() or batch.is_inference():
+        raise UserError(
+            "a network cannot be certified in torch.inference_mode, or on a batch made there, because "
+            "nothing is differentiated then. Use torch.no_grad instead."
+        )
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise NotCertifiableError(
+                f"not certifiable, because a backward hook of {name or 'the network'} may change a "
+                "derivative. Remove it."
+            )
     recorder = _Recorder(model, batch)
     with ExitStack() as stack:
         stack.enter_context(restored(model))
@@ -110,6 +122,7 @@ class _Recorder(TorchDispatchMode):
         self.places = Places(model)
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.nodes: list[Node] = [Node(Input(), (), tuple(batch.shape), "batch")]
+        self.point = batch.detach().double().clone()  # before an operation in place changes it
         self.known: dict[int, _Traced | _Weight | _Unknown] = {id(batch): _Traced(0)}
         # Objects are named by their address: each must live until the pass is over.
         self.alive: list[Tensor] = [batch]
@@ -164,6 +177,8 @@ class _Recorder(TorchDispatchMode):
                     self.known[id(tensor)] = _Unknown(f"{func} changed it in place ({self.places.here()})")
 
     def _read(self, func: Any, args: tuple, kwargs: dict, result: Tensor) -> _Traced | _Weight:
+        if not torch.is_grad_enabled():
+            raise _RefusedError(f"{func} runs under torch.no_grad or in a torch.autograd.Function")
         names = [argument.name for argument in func._schema.arguments]
         given = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
         given |= dict(zip(names, args, strict=False)) | kwargs
@@ -217,18 +232,22 @@ class _Recorder(TorchDispatchMode):
             Graph(
                 nodes=tuple(self.nodes),
                 output=known.node,
-                batch=self.batch.detach().double().clone(),
+                batch=self.point,
                 parameters={
                     name: tuple(tensor.shape)
                     for name, tensor in self.model.named_parameters()
                     if tensor.requires_grad
                 },
-                nonfinite="the batch" if not bool(self.batch.isfinite().all()) else self.nonfinite,
+                nonfinite="the batch" if not bool(self.point.isfinite().all()) else self.nonfinite,
             )
         )
 
     def _compare_derivatives(self, output: Tensor) -> None:
         """Every derivative that automatic differentiation will take is one that the list knows."""
+        if any(tensor._backward_hooks for tensor in self.alive if tensor is not self.batch):
+            raise NotCertifiableError(
+                "not certifiable, because a hook (Tensor.register_hook) may change a derivative. Remove it."
+            )
         jump = {result.grad_fn: source for source, result in self.pooled}
         seen, stack = set(), [output.grad_fn]
         while stack:
@@ -239,7 +258,9 @@ class _Recorder(TorchDispatchMode):
             if node in jump:
                 stack.append(jump[node].grad_fn)
                 continue
-            if node.name().rstrip("0123456789") not in _DERIVATIVES:
+            # A derivative of the user's may bear the name of one of PyTorch's, such as ReluBackward.
+            is_custom = isinstance(node, torch._C._FunctionBase)
+            if is_custom or node.name().rstrip("0123456789") not in _DERIVATIVES:
                 raise NotCertifiableError(
                     f"not certifiable, because the derivative {node.name()} is not one of PyTorch's own for "
                     "the operations that can be certified."
@@ -314,7 +335,7 @@ class _Call:
 
 def _same(call: _Call) -> _Traced | _Weight:
     """A conversion between formats, or a copy."""
-    tensor = next(iter(call.given.values()))
+    tensor = call.given[call.func._schema.arguments[0].name]
     known = call.recorder.known.get(id(tensor))
     call.must(call.result.is_floating_point(), "a result that is not floating point")
     if isinstance(known, _Weight):
@@ -401,7 +422,8 @@ def _average_pool(call: _Call) -> _Traced:
         ends = [min(start + kernel[axis], size[axis] + padding[axis]) for start in starts]
         matrices.append(_spans(starts, ends, size[axis]))
         inside.append(matrices[-1].sum(1))
-        padded.append(torch.tensor([end - start for start, end in zip(starts, ends, strict=True)]).double())
+        lengths = [float(end - start) for start, end in zip(starts, ends, strict=True)]
+        padded.append(torch.tensor(lengths, dtype=torch.float64, device="cpu"))
     divisor = torch.outer(*(padded if given["count_include_pad"] else inside))
     if given["divisor_override"] is not None:
         divisor = torch.full_like(divisor, float(given["divisor_override"]))
@@ -441,10 +463,9 @@ def _mean(call: _Call) -> _Traced:
     rows, columns = source.shape[2:]
     node = call.traced("self")
     shape = (*source.shape[:2], 1, 1)
-    ones = (torch.ones(1, rows).double(), torch.ones(1, columns).double())
-    divisor = torch.full((1, 1), float(rows * columns), dtype=torch.float64)
-    device = source.device
-    operation = AveragePool2d(ones[0].to(device), ones[1].to(device), divisor.to(device))
+    kind: Any = {"dtype": torch.float64, "device": source.device}
+    ones = (torch.ones(1, rows, **kind), torch.ones(1, columns, **kind))
+    operation = AveragePool2d(*ones, torch.full((1, 1), float(rows * columns), **kind))
     pooled = call.recorder.add(operation, (node,), call.result.reshape(shape))
     return pooled if call.result.dim() == 4 else call.add(Reshape(), pooled.node)
 
@@ -457,13 +478,13 @@ def _average(call: _Call, rows: Tensor, columns: Tensor, divisor: Tensor) -> _Tr
 
 def _spans(starts: list[int], ends: list[int], size: int) -> Tensor:
     """Row i is 1 from starts[i] to ends[i], as far as that lies in [0, size)."""
-    places = torch.arange(size)
-    first, last = torch.tensor(starts)[:, None], torch.tensor(ends)[:, None]
+    places = torch.arange(size, device="cpu")
+    first, last = (torch.tensor(bounds, device="cpu")[:, None] for bounds in (starts, ends))
     return ((places >= first) & (places < last)).double()
 
 
 def _reshape(call: _Call) -> _Traced:
-    return call.add(Reshape(), call._node(next(iter(call.given.values()))))
+    return call.add(Reshape(), call.traced(call.func._schema.arguments[0].name))
 
 
 def _add(call: _Call) -> _Traced:
@@ -606,17 +627,30 @@ def _pruned(graph: Graph) -> Graph:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put a module's buffers and torch's generators of random numbers back, so that a pass can be repeated.
+    """Put a module and torch's generators of random numbers back, so that a pass can be repeated.
+
+    Parameters, buffers and modes; those that the pass gave anew as well as those that it changed.
 
     Args:
         model: any module.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    slots: list[dict[str, Any]] = []
+    for module in model.modules():
+        slots += module._parameters, module._buffers
+    entries = [dict(slot) for slot in slots]
+    modes = [(module, module.training) for module in model.modules()]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        for slot, before in zip(slots, entries, strict=True):
+            slot.clear()
+            slot.update(before)
+        for module, mode in modes:
+            module.training = mode
         with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for tensor, value in tensors:
+                if not torch.equal(tensor, value):  # a write that changes nothing would still be noticed
+                    tensor.copy_(value)
