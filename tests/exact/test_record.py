@@ -303,6 +303,14 @@ def through_numpy(self, x):
     return torch.from_numpy(x.detach().numpy().copy()).flatten(1) + x.flatten(1)
 
 
+def norms(*, variance, bias=False):
+    """Two batch norms, the weight of the second being the first's weight or bias."""
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.Flatten()).eval()
+    model[1].running_var.fill_(variance)
+    model[1].weight = model[0].bias if bias else model[0].weight
+    return model
+
+
 REFUSED = {
     "tanh": (Block(lambda self, x: x.tanh().flatten(1)), "tanh"),
     "sigmoid": (Block(lambda self, x: x.sigmoid().flatten(1)), "sigmoid"),
@@ -341,6 +349,11 @@ REFUSED = {
     "batch norm without statistics": (
         nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False).eval(), nn.Flatten()),
         "training|statistics",
+    ),
+    "one weight over two deviations": (norms(variance=2.0), "another variance"),
+    "a weight over a deviation that is a bias too": (
+        norms(variance=1.0, bias=True),
+        "something else as well",
     ),
     "dropout in training": (nn.Sequential(nn.Dropout(0.5), nn.Flatten()), "div_|bernoulli"),
     "layer norm": (nn.Sequential(nn.LayerNorm((2, 4, 4)), nn.Flatten()), "layer_norm"),
@@ -628,6 +641,11 @@ def test_one_parameter_under_two_names():
     names = [node.operation.weight.name for node in graph.nodes if isinstance(node.operation, Linear)]
     assert names == ["first.weight", "first.weight"]
     assert set(graph.parameters) == {"first.weight", "first.bias", "second.bias"}
+
+
+def test_batch_norms_of_one_deviation_may_share_a_weight():
+    graph = same_as_module(norms(variance=1.0).double(), images(1, 2, 3, 3))
+    assert [node.operation.weight for node in graph.nodes[1:3]] == ["0.weight", "0.weight"]
 
 
 def test_nodes_without_an_influence_are_left_out():

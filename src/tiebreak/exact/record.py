@@ -128,6 +128,7 @@ class _Recorder(TorchDispatchMode):
         self.alive: list[Tensor] = [batch]
         self.pooled: list[tuple[Tensor, Tensor]] = []
         self.nonfinite: str | None = None
+        self.deviations: dict[str, Tensor] = {}
         for tensor in model.parameters():
             self._know(tensor, _Weight(tensor))
 
@@ -228,6 +229,7 @@ class _Recorder(TorchDispatchMode):
             reason = known.reason if isinstance(known, _Unknown) else "it does not come from the batch"
             raise NotCertifiableError(f"not certifiable, because {reason}.")
         self._compare_derivatives(output)
+        self._refuse_shared_deviations()
         return _pruned(
             Graph(
                 nodes=tuple(self.nodes),
@@ -241,6 +243,22 @@ class _Recorder(TorchDispatchMode):
                 nonfinite="the batch" if not bool(self.point.isfinite().all()) else self.nonfinite,
             )
         )
+
+    def _refuse_shared_deviations(self) -> None:
+        """The weight of a batch norm, with its derivative over an irrational number, is nothing else besides."""
+        for node in self.nodes:
+            match node.operation:
+                case Conv2d(weight, bias) | Linear(weight, bias):
+                    names = {parameter.name for parameter in (weight, bias) if parameter is not None}
+                case Affine(bias=bias):
+                    names = {bias}
+                case _:
+                    continue
+            for name in names & set(self.deviations):
+                raise NotCertifiableError(
+                    f"not certifiable, because {name} is the weight of a batch norm and something else as "
+                    f"well ({node.where})."
+                )
 
     def _compare_derivatives(self, output: Tensor) -> None:
         """Every derivative that automatic differentiation will take is one that the list knows."""
@@ -512,7 +530,12 @@ def _batch_norm(call: _Call) -> _Traced:
     call.must(isinstance(mean, Tensor) and isinstance(variance, Tensor), "no running statistics")
     weight, bias = call.weight("weight"), call.weight("bias")
     mean = mean.detach().double()
-    scale = 1.0 / (variance.detach().double() + float(given["eps"])).sqrt()
+    deviation = (variance.detach().double() + float(given["eps"])).sqrt()
+    if weight is not None and weight.name is not None:
+        # The derivative is certified times the deviation, which must then be one.
+        first = call.recorder.deviations.setdefault(weight.name, deviation)
+        call.must(torch.equal(first, deviation), "a weight that it shares with one of another variance")
+    scale = 1.0 / deviation
     scale = scale if weight is None else weight.value * scale
     shift = -(mean * scale) if bias is None else bias.value - mean * scale
     return call.add(
