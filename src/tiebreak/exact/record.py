@@ -245,7 +245,7 @@ class _Recorder(TorchDispatchMode):
         )
 
     def _refuse_shared_deviations(self) -> None:
-        """The weight of a batch norm, with its derivative over an irrational number, is nothing else besides."""
+        """The weight of a batch norm, whose derivative is over a square root, is nothing else besides."""
         for node in self.nodes:
             match node.operation:
                 case Conv2d(weight, bias) | Linear(weight, bias):
