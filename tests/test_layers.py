@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "cuda": frozenset({"design"}),
     "conventions": frozenset({"design", "numerics"}),
     "testing": frozenset({"design", "numerics"}),
-    "audit": frozenset({"design", "numerics", "exact", "models", "protocols", "report"}),
+    "auditing": frozenset({"design", "numerics", "exact", "models", "protocols", "report"}),
 }
 EVERYTHING = frozenset(MAY_IMPORT)
 MAY_IMPORT |= {"cli": EVERYTHING, "__main__": frozenset({"cli"}), "__init__": EVERYTHING}

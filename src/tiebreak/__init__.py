@@ -18,6 +18,7 @@ from tiebreak.design.axes import MINIMAL, NATIVE, Forward, PoolJacobian, Precisi
 from tiebreak.design.cell import Cell, Trial
 
 if TYPE_CHECKING:
+    from tiebreak.auditing import audit
     from tiebreak.exact.certify import certify
     from tiebreak.models.rewrite import rewrite_pools
     from tiebreak.numerics.normpool import norm_pool2d
@@ -39,6 +40,7 @@ __all__ = [
     "ReLU",
     "Selection",
     "Trial",
+    "audit",
     "certify",
     "max_pool2d",
     "norm_pool2d",
@@ -52,6 +54,7 @@ _LAZY = {
     "JacobianSwitch": "tiebreak.numerics.pooling",
     "MaxPool2d": "tiebreak.numerics.pooling",
     "ReLU": "tiebreak.numerics.relu",
+    "audit": "tiebreak.auditing",
     "certify": "tiebreak.exact.certify",
     "max_pool2d": "tiebreak.numerics.pooling",
     "norm_pool2d": "tiebreak.numerics.normpool",

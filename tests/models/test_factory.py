@@ -19,6 +19,9 @@ def broken():
 def other():
     return 3
 number = 3
+def leaves():
+    raise SystemExit(3)
+made = net()
 """
 
 
@@ -35,21 +38,27 @@ def test_the_module_of_a_factory_in_the_current_folder(mine):
     assert isinstance(load_model(f"{mine}:net"), nn.Linear)
 
 
+def test_a_module_that_is_there_need_not_be_made(mine):
+    assert load_model(f"{mine}:made") is load_model(f"{mine}:made")
+    assert isinstance(load_model(f"{mine}:made"), nn.Linear)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("net", "a model is named package.module:factory, got 'net'"),
-        ("{mine}:", "a model is named package.module:factory"),
+        ("net", "a model is named package.module:name, got 'net'"),
+        ("{mine}:", "a model is named package.module:name"),
         ("nowhere_at_all:net", "the module nowhere_at_all cannot be imported: ModuleNotFoundError"),
         ("{mine}_raises:net", "cannot be imported: ZeroDivisionError: division by zero"),
         ("{mine}:missing", "there is no missing in the module"),
         ("{mine}:number", "must be a function without arguments, got int"),
-        ("{mine}:broken", "raised RuntimeError: two lines"),
+        ("{mine}:broken", "raised RuntimeError: two lines ({mine}.py:6). Mend it"),
+        ("{mine}:leaves", "raised SystemExit: 3 ({mine}.py:11)"),
         ("{mine}:other", "must return a torch.nn.Module, got int"),
     ],
 )
 def test_a_factory_that_is_none_is_a_sentence(mine, name, sentence):
-    with pytest.raises(UserError, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence.format(mine=mine))):
         load_model(name.format(mine=mine))
 
 

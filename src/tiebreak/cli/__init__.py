@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import certifying, machine, reading, running
+from tiebreak.cli import auditing, certifying, machine, reading, running
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     certifying.add_arguments(
         verb("certify", certifying.certify, "say over the reals whether rules at ties differ, with evidence"),
         verb("check", certifying.check, "compute a certificate again from its own numbers"),
+    )
+
+    auditing.add_arguments(
+        verb("audit", auditing.audit, "ask whether the rule at ties matters to a network of yours, and where")
     )
 
     conventions = verb("conventions", machine.conventions, "measure what this torch does at ties and kinks")

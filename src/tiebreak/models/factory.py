@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
-from collections.abc import Callable
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tiebreak.design.axes import UserError
 
 
 def load_model(name: str) -> nn.Module:
-    """The module that a function of the user's returns.
+    """The module that a function of the user's returns, or that stands under that name.
 
     Args:
         name: `package.module:factory`, importable from the current folder or as installed; the factory is
@@ -31,10 +32,15 @@ def load_model(name: str) -> nn.Module:
         >>> load_model("torch.nn:Identity")
         Identity()
     """
-    factory = _factory(name)
+    factory = load_object(name, what="a model")
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise UserError(f"{name} must be a function without arguments, got {type(factory).__name__}.")
     try:
-        model = factory()
-    except Exception as error:  # the user's own code may raise anything
+        with _current_folder_first():
+            model = factory()
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise UserError(f"the factory {name} raised {_shown(error)}. Mend it and try again.") from error
     if not isinstance(model, nn.Module):
         raise UserError(
@@ -113,14 +119,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is no whole safetensors file ({error}). Write it again.") from None
 
 
-def _factory(name: str) -> Callable[[], Any]:
+def load_object(name: str, *, what: str) -> Any:
+    """What stands under a name of the user's.
+
+    Args:
+        name: `package.module:attribute`, importable from the current folder or as installed.
+        what: what is named, as a sentence begins: `a model`.
+
+    Raises:
+        UserError: a name of another form, a module that cannot be imported, or no such attribute.
+
+    Example:
+        >>> load_object("math:pi", what="a number")
+        3.141592653589793
+    """
     module_name, sign, attribute = name.partition(":")
-    if not sign or not module_name or not attribute:
-        raise UserError(f"a model is named package.module:factory, got {name!r}.")
+    if not sign or not all(part.isidentifier() for part in f"{module_name}.{attribute}".split(".")):
+        raise UserError(f"{what} is named package.module:name, got {name!r}.")
     try:
         with _current_folder_first():
-            found: Any = importlib.import_module(module_name)
-    except Exception as error:
+            found = pkgutil.resolve_name(f"{module_name}:")
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"the module {module_name} cannot be imported: {_shown(error)}. Run from the folder that it is "
             "in, or install it."
@@ -129,8 +148,6 @@ def _factory(name: str) -> Callable[[], Any]:
         if not hasattr(found, part):
             raise UserError(f"there is no {attribute} in the module {module_name}. Name a function of it.")
         found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"{name} must be a function without arguments, got {type(found).__name__}.")
     return found
 
 
@@ -144,6 +161,12 @@ def _current_folder_first():
         sys.path.pop(0)
 
 
-def _shown(error: Exception) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+def _shown(error: BaseException) -> str:
+    """An exception on one line, with the line of the user's file that raised it."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", __file__, pkgutil.__file__, importlib.__file__))
+    ]
+    return f"{said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else said

@@ -1,0 +1,262 @@
+"""Forward passes of a copy in which every call of a pool has a rule of its own, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tiebreak.auditing.given import Batch, Loss, cross_entropy, first_line
+from tiebreak.design.axes import NATIVE, PoolJacobian, Precision, UserError
+from tiebreak.exact.certificate import Certificate
+from tiebreak.exact.certify import certify_graph, cotangent_of
+from tiebreak.exact.places import Place, Places
+from tiebreak.exact.record import record, restored
+from tiebreak.models import rewrite_pools
+from tiebreak.numerics.geometry import PoolGeometry
+from tiebreak.numerics.pool_autograd import own_switch
+from tiebreak.numerics.precision import arithmetic, as_fed, autocast, cast
+from tiebreak.numerics.switch import JacobianSwitch, PoolEvent, observed
+from tiebreak.numerics.ties import TieCounts, margins_in_ulps, tie_counts
+from tiebreak.protocols.backprop import gradient, num_live
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a pool in a forward pass.
+
+    Attributes:
+        place: module, file and line.
+        geometry: the windows.
+        counts: of its ties.
+        live: ties through which a gradient may pass, at most.
+        margins: median and smallest distance to the runner-up in ulps; None where no window has one.
+        switch: the rule of this call alone.
+    """
+
+    place: Place
+    geometry: PoolGeometry
+    counts: TieCounts
+    live: int
+    margins: tuple[float, float] | None
+    switch: JacobianSwitch
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A forward pass with its graph.
+
+    Attributes:
+        loss: on the graph.
+        finite: whether the network's output is.
+        calls: of pools, in order.
+        left: operation and place of each pool that keeps its own rule.
+        num_outputs: how many tensors the network returns.
+    """
+
+    loss: Tensor
+    finite: bool
+    calls: tuple[Call, ...]
+    left: tuple[tuple[str, Place], ...]
+    num_outputs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A copy of the user's network in one precision, with the batch and the loss.
+
+    Attributes:
+        network: the copy, its pools replaced.
+        batch: in that precision, on the device.
+        loss: from output and labels, or from the output alone; None for the mean cross-entropy.
+        precision: of both passes.
+        device: where.
+    """
+
+    network: nn.Module
+    batch: Batch
+    loss: Loss | None
+    precision: Precision
+    device: torch.device
+    parameters: tuple[Tensor, ...] = field(init=False)
+    names: tuple[str, ...] = field(init=False)
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, batch: Batch, *, loss: Loss | None, precision: Precision, device: torch.device
+    ) -> Subject:
+        """A copy of `model`, which is left alone.
+
+        Raises:
+            UserError: a module that cannot be copied or rewritten.
+        """
+        try:
+            copied = rewrite_pools(model, jacobian=JacobianSwitch())
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the network cannot be copied: copy.deepcopy raised {type(error).__name__}: "
+                f"{first_line(error)}. An audit works on a copy, so make it one that can be."
+            ) from error
+        network = cast(copied, precision).to(device)
+        images = as_fed(batch.images.detach().to(device), precision)
+        labels = None if batch.labels is None else batch.labels.to(device)
+        return cls(network, Batch(images, labels), loss, precision, device)
+
+    def __post_init__(self) -> None:
+        asked = {name: tensor for name, tensor in self.network.named_parameters() if tensor.requires_grad}
+        object.__setattr__(self, "parameters", tuple(asked.values()))
+        object.__setattr__(self, "names", tuple(asked))
+
+    def run(self) -> Pass:
+        """A forward pass; buffers and generators of random numbers are put back after it.
+
+        Raises:
+            UserError: the network or the loss cannot take the batch.
+        """
+        calls: list[Call] = []
+        places = Places(self.network)
+        remaining = _Remaining(places)
+
+        def see(event: PoolEvent) -> None:
+            # Now, not after the pass: what follows may change the pool's output in place.
+            counts, live = tie_counts(event), num_live(event)
+            switch = own_switch(event.output)
+            calls.append(Call(places.here(), event.geometry, counts, live, _margins(event), switch))
+
+        with ExitStack() as stack:
+            for context in (restored(self.network), places.watched(), observed(see), remaining):
+                stack.enter_context(context)
+            output, num_outputs = self._output()
+            loss = self._loss(output)
+        finite = all(bool(tensor.detach().isfinite().all()) for tensor in _floating(output))
+        return Pass(loss, finite, tuple(calls), tuple(remaining.found), num_outputs)
+
+    def _output(self) -> tuple[Any, int]:
+        """What the loss takes: all that the network returns, or the first tensor of it for our own loss."""
+        with autocast(self.precision, device=self.device):
+            try:
+                output = self.network(self.batch.images)
+            except Exception as error:
+                if isinstance(error, UserError) or is_about_determinism(error):
+                    raise
+                shape, dtype = tuple(self.batch.images.shape), self.batch.images.dtype
+                raise UserError(
+                    f"the network cannot take images of shape {shape} in {self.precision} ({dtype}): "
+                    f"{type(error).__name__}: {first_line(error)}."
+                ) from error
+        number = len(_floating(output))
+        if self.loss is not None:
+            return output, number
+        if not number:
+            raise UserError(
+                f"the network returns {type(output).__name__} and no floating-point tensor, which the "
+                "cross-entropy cannot take. Give a loss with --loss package.module:function."
+            )
+        return _floating(output)[0], number
+
+    def _loss(self, output: Any) -> Tensor:
+        with autocast(self.precision, device=self.device):
+            try:
+                loss = self.loss_of(output, self.batch.labels)
+            except Exception as error:
+                if isinstance(error, UserError) or is_about_determinism(error):
+                    raise
+                raise UserError(
+                    f"the loss cannot take the network's output and the labels: {type(error).__name__}: "
+                    f"{first_line(error)}."
+                ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"the loss must be one floating-point number, a tensor, got {got}.")
+        if not loss.requires_grad:
+            raise UserError("the loss does not depend on any parameter that asks for a derivative.")
+        return loss.reshape(())
+
+    def loss_of(self, output: Any, labels: Tensor | None) -> Tensor:
+        """The loss of any output."""
+        if self.loss is not None:
+            return self.loss(output) if labels is None else self.loss(output, labels)
+        assert labels is not None
+        return cross_entropy(output, labels)
+
+    def gradient(
+        self, run: Pass, *, rule: PoolJacobian = NATIVE, only: Call | None = None
+    ) -> tuple[Tensor, ...]:
+        """The gradient with `rule` in every call, or in one call alone and PyTorch's rule in the others."""
+        for call in run.calls:
+            call.switch.jacobian = rule if only is None or call is only else NATIVE
+        try:
+            return gradient(run.loss, self.parameters, retain_graph=True)
+        except RuntimeError as error:
+            if is_about_determinism(error):
+                raise
+            raise UserError(f"the backward pass failed: {first_line(error)}.") from error
+
+    def certificate(self, jacobians: Sequence[PoolJacobian]) -> Certificate | str:
+        """What is true over the reals, or why that is not known."""
+        try:
+            graph, output = record(self.network, self.batch.images, forward=lambda: self._output()[0])
+            cotangent = cotangent_of(self.loss_of, output, self.batch.labels)  # pyright: ignore[reportArgumentType]
+            return certify_graph(graph, cotangent, jacobians=jacobians)
+        except UserError as error:
+            said = str(error)
+        except (MemoryError, RuntimeError) as error:
+            said = f"the attempt failed: {type(error).__name__}: {first_line(error)}."
+        return said if said.startswith("not certifiable") else f"not certifiable, because {said}"
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """In its precision, whatever modes the caller is in."""
+        with torch.inference_mode(False), torch.enable_grad(), arithmetic(self.precision, device=self.device):
+            yield
+
+
+class _Remaining(TorchFunctionMode):
+    """Notes the maxima over windows that are not our pools: their rule at ties cannot be switched."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
+        self.found: list[tuple[str, Place]] = []
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """Run the operation, and note it where a gradient passes through it."""
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name.startswith(_OTHER_POOLS) or name in ("amax", "max"):
+            value = result[0] if isinstance(result, tuple) else result
+            if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
+                self.found.append((name, self.places.here()))
+        return result
+
+
+_OTHER_POOLS = ("max_pool", "adaptive_max_pool", "fractional_max_pool")
+
+
+def _floating(output: Any) -> list[Tensor]:
+    """Every floating-point tensor that a network returned, in order."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for item in output for tensor in _floating(item)]
+    return []
+
+
+def _margins(event: PoolEvent) -> tuple[float, float] | None:
+    margins = margins_in_ulps(event)
+    there = margins[margins.isfinite()]
+    return (float(there.median()), float(there.min())) if there.numel() else None
+
+
+def is_about_determinism(error: BaseException) -> bool:
+    """Whether torch refuses an operation because it has no deterministic algorithm for it."""
+    return isinstance(error, RuntimeError) and "use_deterministic_algorithms(True)" in str(error)
