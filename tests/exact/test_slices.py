@@ -64,7 +64,7 @@ def test_enough_digits_are_exact():
 @pytest.mark.parametrize("kind", [normal, mixed, cancelling, short, tiny, huge, far])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_layers(kind, width):
-    """Convolution, folded batch norm, average pools of 3 and 9, sums and concatenations, one after another."""
+    """Convolution, folded batch norm, average pools of 3 and 9, sums and concatenations."""
     generator = torch.Generator().manual_seed(width)
     draw = functools.partial(kind, generator)
     numbers, batch = FixedPoint(width), draw(2, 4, 6, 6)
