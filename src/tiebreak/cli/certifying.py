@@ -185,6 +185,6 @@ def _exponent(text: str) -> float:
         exponent = float(text.removeprefix("2**").removeprefix("2^"))
     except ValueError:
         exponent = 0.0
-    if not -1e6 <= exponent < 0:
-        raise UserError(f"--error must be a power of two below 1 such as 2**-40, got {text!r}.")
+    if not -10_000 <= exponent < 0:
+        raise UserError(f"--error must be from 2**-10000 to below 1, such as 2**-40, got {text!r}.")
     return exponent

@@ -29,6 +29,9 @@ from tiebreak.exact.graph import Graph
 from tiebreak.exact.graph_text import graph_tree, read_graph
 
 KIND, FORMAT = "tiebreak certificate", 1
+LEAST_ERROR = -10_000
+"""Smallest log2 of an error bound that a file may ask for: some 900 primes."""
+
 _SECTIONS = ("kind", "format", "about", "question", "answer", "evidence", "floats", "graph", "provenance")
 _FORMATS = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -138,10 +141,10 @@ def pack(stored: Stored, *, tensors_name: str) -> tuple[str, bytes]:
     block = save(numbers)
     body["tensors"] = {
         "file": tensors_name,
-        "sha256": hashlib.sha256(block).hexdigest(),
-        "sums": {name: _tensor_sum(tensor) for name, tensor in numbers.items()},
+        "sha256": bytes_sum(block),
+        "sums": {name: tensor_sum(tensor) for name, tensor in numbers.items()},
     }
-    body["sums"] = {name: _sum(section) for name, section in body.items()}
+    body["sums"] = {name: sum_of(section) for name, section in body.items()}
     return _LIST.sub(
         _on_one_line, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
     ) + "\n", block
@@ -191,7 +194,7 @@ def unpack(text: str, tensors: Callable[[str], bytes]) -> Unpacked:
     sums = body["sums"]
     sums.only(*_SECTIONS, "tensors")
     sections = (*_SECTIONS, "tensors")
-    altered = tuple(name for name in sections if sums[name].text() != _sum(body[name].value))
+    altered = tuple(name for name in sections if sums[name].text() != sum_of(body[name].value))
     numbers = _tensors(body["tensors"], tensors)
     cotangent = body["graph"]["cotangent"].among(numbers)
     graph = read_graph(body["graph"], numbers)
@@ -203,8 +206,10 @@ def unpack(text: str, tensors: Callable[[str], bytes]) -> Unpacked:
     question = body["question"]
     question.only("rules", "mode", "log2_error")
     log2_error = question["log2_error"].number()
-    if not -math.inf < log2_error < 0:
-        raise CertificateError(f"the field question.log2_error must be below 0, got {log2_error}.")
+    if not LEAST_ERROR <= log2_error < 0:
+        raise CertificateError(
+            f"the field question.log2_error must be below 0 and at least {LEAST_ERROR}, got {log2_error}."
+        )
     stored = Stored(
         about=body["about"].text(),
         graph=graph,
@@ -369,13 +374,13 @@ def _tensors(field: Field, read: Callable[[str], bytes]) -> dict[str, Tensor]:
         raise CertificateError(f"the tensor {missing} is missing in {name}.")
     for extra in sorted(set(numbers) - set(sums)):
         raise CertificateError(f"the tensor {extra} in {name} is not one of the certificate's.")
-    changed = [key for key, tensor in numbers.items() if _tensor_sum(tensor) != sums[key]]
+    changed = [key for key, tensor in numbers.items() if tensor_sum(tensor) != sums[key]]
     if changed:
         raise CertificateError(
             f"the tensor {', '.join(sorted(changed))} in {name} is not the one that was certified: its "
             "SHA-256 is another."
         )
-    if hashlib.sha256(block).hexdigest() != field["sha256"].text():
+    if bytes_sum(block) != field["sha256"].text():
         raise CertificateError(f"the field tensors.sha256 is not that of {name}, although every tensor is.")
     return numbers
 
@@ -390,13 +395,20 @@ def _narrow(x: Tensor) -> Tensor:
     return x.clone()
 
 
-def _tensor_sum(x: Tensor) -> str:
+def bytes_sum(block: bytes) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(block).hexdigest()
+
+
+def tensor_sum(x: Tensor) -> str:
+    """SHA-256 of the format, shape and bytes of a tensor."""
     head = f"{x.dtype}:{tuple(x.shape)}:".encode()
     content = x.contiguous().reshape(-1).view(torch.uint8).numpy().data if x.numel() else b""
     return hashlib.sha256(head + bytes(content)).hexdigest()
 
 
-def _sum(section: Any) -> str:
+def sum_of(section: Any) -> str:
+    """SHA-256 of a section in JSON's shortest spelling, its keys in order."""
     text = json.dumps(section, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -29,7 +29,7 @@ from tiebreak.exact.graph import (
 from tiebreak.exact.shapes import check_shapes
 from tiebreak.numerics.geometry import PoolGeometry
 
-_OPERATIONS: dict[str, type[Operation]] = {
+OPERATIONS: dict[str, type[Operation]] = {
     "input": Input,
     "conv2d": Conv2d,
     "linear": Linear,
@@ -41,7 +41,9 @@ _OPERATIONS: dict[str, type[Operation]] = {
     "add": Add,
     "concat": Concat,
 }
-_NAMES = {kind: name for name, kind in _OPERATIONS.items()}
+"""What the operations of a graph are called."""
+
+_NAMES = {kind: name for name, kind in OPERATIONS.items()}
 
 
 def graph_tree(graph: Graph, keep: Callable[[str, Tensor], str]) -> dict[str, Any]:
@@ -109,9 +111,9 @@ def read_graph(field: Field, numbers: Mapping[str, Tensor]) -> Graph:
 
 def _operation(field: Field, numbers: Mapping[str, Tensor]) -> Operation:
     name = field["operation"].text()
-    if name not in _OPERATIONS:
-        raise field["operation"].wrong(f"one of {', '.join(_OPERATIONS)}")
-    kind, options = _OPERATIONS[name], field["options"]
+    if name not in OPERATIONS:
+        raise field["operation"].wrong(f"one of {', '.join(OPERATIONS)}")
+    kind, options = OPERATIONS[name], field["options"]
     wanted = {item.name: str(item.type) for item in fields(kind)}
     options.only(*wanted)
     return kind(**{name: _option(options[name], what, numbers) for name, what in wanted.items()})

@@ -58,9 +58,10 @@ def images_that_fit(
     number = num_primes(graph, heights(graph, cotangent, rules=rules), mode, log2_error)
     available = available_bytes(graph.batch.device) if available is None else available
     fixed, each = needed_bytes(graph, num_primes=number, num_rules=len(rules))
-    fitting, asked = int((available - fixed) / each), chunk or 1
-    if fitting >= asked:
-        return chunk or min(images_at_a_time(graph, number), fitting)
+    asked = chunk or 1
+    if fixed + asked * each <= available:
+        return chunk or min(images_at_a_time(graph, number), math.floor(min(1e9, (available - fixed) / each)))
+    fitting = math.floor((available - fixed) / each)
     advice = (
         f"Use --images {max(1, fitting)} to certify fewer images at a time."
         if fitting >= 1
@@ -83,9 +84,11 @@ def needed_bytes(graph: Graph, *, num_primes: int, num_rules: int) -> tuple[floa
     """
     nodes = graph.nodes
     sizes = [math.prod(node.shape[1:]) for node in nodes]
-    weights = sum(tensor.numel() for tensor in _weights(graph))
-    # Residues of the weights and of D modulo every prime, digits of the weights in fixed point, sizes.
-    fixed = _NUMBER * weights * (num_primes * (1 + num_rules) + FIRST_DIGITS + 5)
+    weights = [tensor.numel() for tensor in _weights(graph)] or [0]
+    # Residues of the weights and of D modulo every prime, digits of the weights in fixed point, their sizes;
+    # and what splitting the largest of them into digits takes for a moment.
+    copies = num_primes * (1 + num_rules) + FIRST_DIGITS + 5
+    fixed = _NUMBER * (sum(weights) * copies + max(weights) * 10)
     read = {node.inputs[0] for node in nodes if isinstance(node.operation, Conv2d | Linear | Affine)}
     kept = _NUMBER * num_primes * sum(sizes[index] for index in read)
     decided, columns = 0, 0

@@ -70,7 +70,7 @@ def write_certificate(path: Path, stored: Stored) -> None:
         StoreError: one of the two cannot be written.
     """
     require_name(path)
-    beside = path.with_suffix(".safetensors")
+    beside = path.with_name(f"{path.name}.safetensors")  # a name that no file of weights has
     text, tensors = pack(stored, tensors_name=beside.name)
     replace(beside, tensors)
     replace(path, text.encode())
