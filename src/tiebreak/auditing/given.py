@@ -86,7 +86,7 @@ def batch_of(given: Any) -> Batch:
         images, labels = given, None
     if not isinstance(images, Tensor):
         raise UserError(
-            f"a batch is a pair (images, labels), a mapping of these, or images alone, got "
+            "a batch is a pair (images, labels), a mapping of these, or images alone, got "
             f"{type(given).__name__}."
         )
     if images.dim() < 2 or 0 in images.shape:

@@ -35,6 +35,7 @@ from tiebreak.report.wording import count, listed
 RULES = (MINIMAL, PoolJacobian(selection=Selection.LAST), PoolJacobian(selection=Selection.ALL_ONES))
 """The rules that are compared with PyTorch's by default."""
 
+_OUTPUT = "the network's output"
 _OWN = {torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16, torch.float64: Precision.FP64}
 
 
@@ -89,8 +90,7 @@ def audit(
     if given.labels is None and loss is None:
         raise UserError(
             "the batch has no labels. Add a tensor `labels` (or `y`) with one class an image, or give a "
-            "loss that "
-            "takes the network's output alone (--loss package.module:function)."
+            "loss that takes the network's output alone (--loss package.module:function)."
         )
     chosen = _device(model, device)
     asked = _precisions(model, precisions, chosen)
@@ -134,9 +134,8 @@ def _section(
         measured = _Measured(subject, jacobians, say, is_deterministic=False)
     if measured.num_outputs > 1 and subject.loss is None:
         remarks += (
-            f"The network returns {measured.num_outputs} tensors; the loss is that of the first. Give "
-            "your own "
-            "with --loss package.module:function.",
+            f"The network returns {measured.num_outputs} tensors; the loss is that of the first. Give your "
+            "own with --loss package.module:function.",
         )
     certificate: Certificate | str = "not asked for"
     if certify:
@@ -221,7 +220,7 @@ class _Measured:
         if not bool(subject.batch.images.isfinite().all()):
             return f"the images, once they are numbers of {subject.precision}"
         if not run.finite:
-            return "the network's output"
+            return _OUTPUT
         if not math.isfinite(self.loss):
             return "the loss"
         if wrong["the gradient of"]:
@@ -239,7 +238,7 @@ class _Measured:
             unit_roundoff=self.subject.precision.working_roundoff,
             loss=self.loss,
             gradient_norm=self.norm,
-            nonfinite=self.nonfinite and (where or self.nonfinite),
+            nonfinite=where if self.nonfinite == _OUTPUT and where else self.nonfinite,
             rules=tuple(
                 self._rule(*pair, certificate) for pair in zip(self.jacobians, self.gaps, strict=True)
             ),
@@ -247,7 +246,7 @@ class _Measured:
             layers=tuple(map(_layer, self.calls, self.own, truths)),
             switched=self.switched,
             evidence=certificate.evidence if known else None,
-            reason=None if known else certificate,
+            reason=certificate.reason if known else certificate,
             remarks=remarks,
         )
 
@@ -313,8 +312,7 @@ def _left(run: Pass) -> tuple[str, ...]:
     """The pools that keep their own rule, in words."""
     return tuple(
         f"{name} ({_location(place)}) keeps PyTorch's own rule: only 2-D max pools of real tensors that "
-        "return no "
-        "indices are switched."
+        "return no indices are switched."
         for name, place in dict.fromkeys(run.left)
     )
 
@@ -328,9 +326,8 @@ def _nothing(left: tuple[str, ...]) -> str:
 def _check_rules(jacobians: Sequence[PoolJacobian]) -> None:
     if not any(map(_sums_to_one, jacobians)) or any(rule.forward is not Forward.EXACT for rule in jacobians):
         raise DesignError(
-            "audit compares rules with the exact forward arm, at least one of which shares a gradient "
-            "out, got "
-            f"{listed([rule.label for rule in jacobians]) or 'none'}. Use tiebreak.MINIMAL."
+            "audit compares rules with the exact forward arm, at least one of which shares a gradient out, "
+            f"got {listed([rule.label for rule in jacobians]) or 'none'}. Use tiebreak.MINIMAL."
         )
 
 
@@ -342,9 +339,8 @@ def _device(model: nn.Module, device: torch.device | str | None) -> torch.device
     chosen = next(model.parameters()).device if device is None else torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "device=cuda needs a CUDA device and this torch sees none. Use device=cpu, or install a "
-            "torch that "
-            "was built for CUDA."
+            "device=cuda needs a CUDA device and this torch sees none. Use device=cpu, or install a torch "
+            "that was built for CUDA."
         )
     return chosen
 

@@ -16,7 +16,7 @@ from tiebreak.design.axes import NATIVE, PoolJacobian, Precision, UserError
 from tiebreak.exact.certificate import Certificate
 from tiebreak.exact.certify import certify_graph, cotangent_of
 from tiebreak.exact.places import Place, Places
-from tiebreak.exact.record import record, restored
+from tiebreak.exact.record import record
 from tiebreak.models import rewrite_pools
 from tiebreak.numerics.geometry import PoolGeometry
 from tiebreak.numerics.pool_autograd import own_switch
@@ -85,6 +85,7 @@ class Subject:
     device: torch.device
     parameters: tuple[Tensor, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
+    buffers: tuple[tuple[nn.Module, str, Tensor], ...] = field(init=False)
 
     @classmethod
     def of(
@@ -113,9 +114,26 @@ class Subject:
         asked = {name: tensor for name, tensor in self.network.named_parameters() if tensor.requires_grad}
         object.__setattr__(self, "parameters", tuple(asked.values()))
         object.__setattr__(self, "names", tuple(asked))
+        kept: list[tuple[nn.Module, str, Tensor]] = []
+        for module in self.network.modules():
+            kept += [(module, name, tensor) for name, tensor in module._buffers.items() if tensor is not None]
+        object.__setattr__(self, "buffers", tuple(kept))
+
+    @contextmanager
+    def _from_the_start(self) -> Iterator[None]:
+        """With the buffers and generators that the first pass found.
+
+        A pass gets buffers of its own: to write into those of an earlier one would spoil its graph.
+        """
+        fresh = {id(tensor): tensor.clone() for _, _, tensor in self.buffers}
+        for module, name, tensor in self.buffers:
+            module._buffers[name] = fresh[id(tensor)]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            yield
 
     def run(self) -> Pass:
-        """A forward pass; buffers and generators of random numbers are put back after it.
+        """A forward pass, with the buffers and random numbers of every other one.
 
         Raises:
             UserError: the network or the loss cannot take the batch.
@@ -131,7 +149,7 @@ class Subject:
             calls.append(Call(places.here(), event.geometry, counts, live, _margins(event), switch))
 
         with ExitStack() as stack:
-            for context in (restored(self.network), places.watched(), observed(see), remaining):
+            for context in (self._from_the_start(), places.watched(), observed(see), remaining):
                 stack.enter_context(context)
             output, num_outputs = self._output()
             loss = self._loss(output)

@@ -23,8 +23,8 @@ def text_of(audit: Audit) -> str:
 
 def _lines(audit: Audit) -> Iterator[str]:
     yield (
-        f"{audit.network}: {audit.num_parameters:,} parameters, {audit.mode} mode, "
-        f"images {' x '.join(map(str, audit.batch))}, loss: {audit.loss}; {audit.device}, torch {audit.torch}"
+        f"{audit.network}: {audit.num_parameters:,} parameters, {audit.mode} mode, images "
+        f"{' x '.join(map(str, audit.batch))}, loss: {audit.loss}; {audit.device}, torch {audit.torch}"
     )
     for sentence in audit.left:
         yield from _wrapped(f"Not handled: {sentence}")
@@ -167,13 +167,13 @@ def evidence_of(section: Section) -> str:
     Args:
         section: one precision.
     """
+    reason = section.reason or ""
     if section.evidence is None:
-        reason = section.reason or ""
-        return (
-            reason[0].upper() + reason[1:]
-            if reason.startswith("not certifiable")
-            else "Not certified: not asked."
-        )
+        if not reason.startswith("not certifiable"):
+            return "Not certified: not asked."
+        return reason[0].upper() + reason[1:]
+    if reason:
+        return f"Undecided over the reals: {reason.rstrip('.')}."
     evidence = section.evidence
     primes = (
         f"{len(evidence.primes)} primes drawn from seed {evidence.seed}"
@@ -181,9 +181,8 @@ def evidence_of(section: Section) -> str:
         else "no primes needed"
     )
     return (
-        "Certified for the derivative of the loss at this output, taken as exact numbers: "
-        f"{evidence.mode} mode, "
-        f"{primes}, {evidence.num_equalities:,} equalities, {evidence.num_escalated:,} escalated."
+        f"Certified for the derivative of the loss at this output, taken as exact numbers: {evidence.mode} "
+        f"mode, {primes}, {evidence.num_equalities:,} equalities, {evidence.num_escalated:,} escalated."
     )
 
 

@@ -35,22 +35,20 @@ def _verdict(section: Section) -> str:
     label, gap = section.label, number(section.widest.relative)
     if label is Label.REGULAR:
         return (
-            "The rule at ties does not matter: every choice gives the same gradient, bit for bit here "
-            "and over "
-            f"the reals ({_certified(section)}). {_ties(section)}"
+            "The rule at ties does not matter: every choice gives the same gradient, bit for bit here and "
+            f"over the reals ({_certified(section)}). {_ties(section)}"
         )
     if label is Label.COMPENSATION:
         return (
-            f"Rounding alone: the choices at ties differ by at most {gap} of the gradient's norm, and "
-            "over the "
-            f"reals they are equal ({_certified(section)}).{_cause(section)}"
+            f"Rounding alone: the choices at ties differ by at most {gap} of the gradient's norm, and over "
+            f"the reals they are equal ({_certified(section)}).{_cause(section)}"
         )
     if label is Label.BIFURCATION:
         entries = max(sum(rule.num_nonzero.values()) for rule in section.choices)
         return (
-            "The gradient depends on the rule at ties, over the reals and not by rounding: choices differ by up "
-            f"to {gap} of the gradient's norm, in {entries:,} of its entries ({_certified(section)})."
-            f"{_cause(section)}"
+            "The gradient depends on the rule at ties, over the reals and not by rounding: choices differ "
+            f"by up to {gap} of the gradient's norm, in {entries:,} of its entries "
+            f"({_certified(section)}).{_cause(section)}"
         )
     if label is Label.MASKED_BIFURCATION:
         return (
@@ -61,8 +59,8 @@ def _verdict(section: Section) -> str:
         same = "Every choice at ties gives the same gradient here, bit for bit."
         return f"{same} {_ties(section)}{_unknown(section)}"
     return (
-        f"The choices at ties differ by up to {gap} of the gradient's norm, {_beside(section)}."
-        f"{_cause(section)}{_unknown(section)}"
+        f"The choices at ties differ by up to {gap} of the gradient's norm, "
+        f"{_beside(section)}.{_cause(section)}{_unknown(section)}"
     )
 
 
@@ -102,6 +100,8 @@ def _beside(section: Section) -> str:
 
 
 def _unknown(section: Section) -> str:
+    if section.label is Label.UNDECIDED:
+        return " Whether they differ over the reals is undecided."
     if section.reason is None or not section.reason.startswith("not certifiable"):
         return " Whether they differ over the reals was not asked."
     return " Whether they differ over the reals is not known."
@@ -118,14 +118,14 @@ def _advice(section: Section, *, training: bool, share_flat: float | None) -> tu
         advice.append(
             "Choose the derivative instead of leaving it to the order in memory: "
             "tiebreak.rewrite_pools(model, jacobian=tiebreak.MINIMAL) gives a copy whose pools share a "
-            "window's "
-            "gradient equally among its maxima, the element of smallest norm."
+            "window's gradient equally among its maxima, the element of smallest norm."
         )
-    elif section.label is None and section.widest.relative > max(section.floor, 64 * section.unit_roundoff):
+    elif section.label in (None, Label.UNDECIDED) and section.widest.relative > max(
+        section.floor, 64 * section.unit_roundoff
+    ):
         advice.append(
-            "Audit in fp64 too (--precision fp64): a gap that shrinks with the unit roundoff is "
-            "rounding, one "
-            "that stays comes from the rule. If it stays, tiebreak.rewrite_pools(model, "
+            "Audit in fp64 too (--precision fp64): a gap that shrinks with the unit roundoff is rounding, "
+            "one that stays comes from the rule. If it stays, tiebreak.rewrite_pools(model, "
             "jacobian=tiebreak.MINIMAL) makes the derivative independent of the order in memory."
         )
     rounded = [layer for layer in section.layers if layer.own_gap and _by_rounding(layer)]
@@ -139,10 +139,11 @@ def _advice(section: Section, *, training: bool, share_flat: float | None) -> tu
     live = any(layer.live for layer in section.layers)
     if live and not differs and share_flat is not None and share_flat > _FLAT:  # equal patches never differ
         advice.append(
-            f"{percent(share_flat)} of the images' 3x3 neighbourhoods are flat, and equal patches tie whatever "
-            "the weights are: dither the images (noise below one grey level) to see which ties that removes."
+            f"{percent(share_flat)} of the images' 3x3 neighbourhoods are flat, and equal patches tie under "
+            "any weights: dither the images (noise below one grey level) to see which ties that removes."
         )
-    if training and section.reason is not None and section.reason.startswith("not certifiable"):
+    is_open = section.label is Label.UNDECIDED or (section.reason or "").startswith("not certifiable")
+    if training and is_open:
         advice.append(
             "Audit it in evaluation mode (--eval, or model.eval()) too: that can often be certified."
         )
