@@ -106,3 +106,21 @@ def test_uses_of_one_parameter_add_up():
     nodes += [(max_pool(1, 2), None, (1, 1, 1, 1)), (Reshape(), None, (1, 1))]
     graph = of_nodes(torch.tensor([[[[1.0, 3.0]]]]).double(), nodes, (1, 1, 1, 1))
     assert holds(graph, torch.ones(1, 1).double()) == [Fraction(2) ** 40 + Fraction(2) ** -40]
+
+
+def test_weights_whose_sum_overflows_have_a_height():
+    """The largest number of float64, twice: the sum of sizes is infinite there, the whole number is not."""
+    largest = torch.finfo(torch.float64).max
+    once = Conv2d(weight([[[[largest]], [[largest]]]]), None, (1, 1), (0, 0), (1, 1), 1)
+    graph = of_nodes(
+        torch.tensor([[[[1.0, 3.0]], [[2.0, 0.0]]]]).double(),
+        [
+            (once, None, (1, 1, 1, 2)),
+            (max_pool(1, 2), None, (1, 1, 1, 1)),
+            (Reshape(), None, (1, 1)),
+            (Linear(weight([[largest], [largest]], None), None), None, (1, 2)),
+        ],
+        (1, 2, 1, 1),
+    )
+    assert any(holds(graph, torch.ones(1, 2).double()))
+    assert all(bits < 3000 for bits in heights(graph, torch.ones(1, 2).double(), rules=[MINIMAL]).equality)
