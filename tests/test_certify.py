@@ -87,6 +87,19 @@ def test_a_module_of_ones_own_is_certified_and_checked_in_rationals(here, capsys
     assert json.loads((here / "mine.json").read_text())["floats"]["minimal"]["label"] == "bifurcation"
 
 
+def test_batch_norm_in_evaluation_mode_is_folded_and_checked_in_rationals(here, capsys):
+    module = "def normed():\n    made = net()\n    made.insert(1, nn.BatchNorm2d(1))\n    return made\n"
+    (here / "normed_nets.py").write_text(MODULE + module)
+    mine = ["--model", "normed_nets:normed", "--batch", "batch.safetensors", "--eval"]
+    assert main(["certify", *mine, "--output", "normed.json"]) == 0
+    assert "normed_nets:normed on batch.safetensors, in evaluation mode" in capsys.readouterr().out
+    operations = [
+        node["operation"] for node in json.loads((here / "normed.json").read_text())["graph"]["nodes"]
+    ]
+    assert "Affine" in operations
+    assert main(["check", "normed.json", "--slow"]) == 0
+
+
 def test_the_checker_needs_neither_the_module_nor_the_data(here):
     (here / "certified_nets.py").unlink()
     (here / "batch.safetensors").unlink()
@@ -184,7 +197,6 @@ MISTAKES = {
         ["certify", "--model", "certified_nets:tanh", "--batch", "batch.safetensors"],
         "tanh",
     ),
-    "batch norm in training": (["certify", *DIGITS, "batch_norm=true"], "training=True"),
     "other shapes": (
         ["certify", "--model", "certified_nets:unfit", "--batch", "batch.safetensors"],
         "cannot be run",

@@ -135,7 +135,7 @@ def assert_same(one, other):
 
 def test_the_random_networks_have_every_operation():
     kinds = {type(node.operation) for seed in range(12) for node in random_point(seed).graph.nodes}
-    assert kinds == set(OPERATIONS.values())
+    assert {kind.__name__ for kind in kinds} == set(OPERATIONS) - {"BatchNorm2d"}
 
 
 def test_every_kind_of_rule_is_kept():
@@ -230,7 +230,7 @@ BROKEN = {
     "no verdict": ("answer.verdicts", {}, "answer.verdicts must have the rules minimal"),
     "mode": ("question.mode", "guess", "the field question.mode must be one of random, proof"),
     "label": ("floats.minimal.label", "fine", "the field floats.minimal.label must be one of"),
-    "operation": ("graph.nodes.1.operation", "tanh", "graph.nodes.1.operation must be one of input, conv2d"),
+    "operation": ("graph.nodes.1.operation", "tanh", "graph.nodes.1.operation must be one of Input, Conv2d"),
     "stride": ("graph.nodes.1.options.stride", [0, 1], "graph.nodes.1 cannot be"),
     "groups": ("graph.nodes.1.options.groups", 2, "graph.nodes.1 cannot be"),
     "geometry": ("graph.nodes.3.options.geometry.kernel", [0, 2], "kernel of a pool must be a whole number"),

@@ -21,7 +21,7 @@ def add_arguments(certify: argparse.ArgumentParser, check: argparse.ArgumentPars
         "overrides", nargs="*", help="key=value, as `tiebreak run` takes them; draw=K: batch K"
     )
     given.add_argument("--checkpoint", type=Path, metavar="FILE", help="a state dict (safetensors)")
-    given.add_argument("--eval", action="store_true", help="the network of the cell in evaluation mode")
+    given.add_argument("--eval", action="store_true", help="the network in evaluation mode")
     given.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="a function that returns a module")
     given.add_argument("--batch", type=Path, metavar="FILE", help="images and labels (safetensors)")
     certify.add_argument("--jacobians", metavar="RULES", help="such as minimal,beta100,last")
@@ -141,12 +141,15 @@ def _model_point(parsed: argparse.Namespace) -> Point:
     from tiebreak.protocols.points import jacobians_of, point_of_model
 
     images, labels = load_batch(parsed.batch)
+    model = load_model(parsed.model)
+    if parsed.eval:
+        model.eval()
     return point_of_model(
-        load_model(parsed.model),
+        model,
         images,
         labels,
         jacobians=jacobians_of(parsed.jacobians or "minimal"),
-        about=f"{parsed.model} on {parsed.batch.name}",
+        about=f"{parsed.model} on {parsed.batch.name}{', in evaluation mode' if parsed.eval else ''}",
     )
 
 
@@ -174,8 +177,8 @@ def _require_sane(parsed: argparse.Namespace) -> None:
     if bool(parsed.model) != bool(parsed.batch):
         missing = "--batch FILE" if parsed.model else "--model PACKAGE.MODULE:FACTORY"
         raise UserError(f"--model and --batch go together. Add {missing}.")
-    if parsed.model and (parsed.overrides or parsed.checkpoint or parsed.eval):
-        what = parsed.overrides[0] if parsed.overrides else "--checkpoint" if parsed.checkpoint else "--eval"
+    if parsed.model and (parsed.overrides or parsed.checkpoint):
+        what = parsed.overrides[0] if parsed.overrides else "--checkpoint"
         raise UserError(f"{what} belongs to a cell, and --model names a network of yours. Leave one out.")
 
 

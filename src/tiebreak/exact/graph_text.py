@@ -4,46 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from tiebreak.design.axes import DesignError
 from tiebreak.exact.fields import CertificateError, Field
-from tiebreak.exact.graph import (
-    Add,
-    Affine,
-    AveragePool2d,
-    Concat,
-    Conv2d,
-    Graph,
-    Input,
-    Linear,
-    MaxPool2d,
-    Node,
-    Operation,
-    Parameter,
-    ReLU,
-    Reshape,
-)
+from tiebreak.exact.graph import Graph, Node, Operation, Parameter
 from tiebreak.exact.shapes import check_shapes
 from tiebreak.numerics.geometry import PoolGeometry
 
-OPERATIONS: dict[str, type[Operation]] = {
-    "input": Input,
-    "conv2d": Conv2d,
-    "linear": Linear,
-    "affine": Affine,
-    "relu": ReLU,
-    "max_pool2d": MaxPool2d,
-    "average_pool2d": AveragePool2d,
-    "reshape": Reshape,
-    "add": Add,
-    "concat": Concat,
-}
-"""What the operations of a graph are called."""
-
-_NAMES = {kind: name for name, kind in OPERATIONS.items()}
+OPERATIONS: dict[str, type[Operation]] = {kind.__name__: kind for kind in get_args(Operation)}
+"""The operations of a graph by their names."""
 
 
 def graph_tree(graph: Graph, keep: Callable[[str, Tensor], str]) -> dict[str, Any]:
@@ -75,7 +47,7 @@ def _node(index: int, node: Node, keep: Callable[[str, Tensor], str]) -> dict[st
             case _:
                 options[name] = value
     return {
-        "operation": _NAMES[type(node.operation)],
+        "operation": type(node.operation).__name__,
         "inputs": list(node.inputs),
         "shape": list(node.shape),
         "where": node.where,
@@ -134,6 +106,8 @@ def _option(field: Field, what: str, numbers: Mapping[str, Tensor]) -> Any:
             return field.pair()
         case "int":
             return field.whole()
+        case "float":
+            return field.number()
         case "str | None":
             return field.optional()
         case "PoolGeometry":

@@ -20,7 +20,19 @@ from tiebreak.exact import oracle
 from tiebreak.exact.certificate import Certificate, Mode, PoolTruth, Verdict
 from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.files import Stored, Unpacked, answer_tree, evidence_tree, label_of, labels_of
-from tiebreak.exact.graph import Concat, Conv2d, Graph, Linear, MaxPool2d, ReLU, Reshape
+from tiebreak.exact.graph import (
+    Add,
+    Affine,
+    AveragePool2d,
+    Concat,
+    Conv2d,
+    Graph,
+    Input,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Reshape,
+)
 from tiebreak.exact.memory import images_that_fit
 from tiebreak.exact.rules import Rule
 from tiebreak.numerics.selection import has_entry
@@ -28,6 +40,7 @@ from tiebreak.numerics.selection import has_entry
 MOST_PRODUCTS = 100_000_000
 """Products of rationals that the oracle is asked for: a few minutes at a microsecond or two each."""
 
+_RATIONAL = (Input, Conv2d, Linear, Affine, ReLU, MaxPool2d, AveragePool2d, Reshape, Add, Concat)
 _WORK = frozenset({"evidence.num_escalated", "evidence.digits"})
 _ERROR = "evidence.log2_error"
 _BOUNDS = frozenset({_ERROR, "evidence.bits"})
@@ -90,7 +103,7 @@ def recheck(
             f"the seed {seed} is the one of the certificate, and its primes prove nothing new. Give another."
         )
     if slow:
-        _refuse_large(stored)
+        _refuse_slow(stored)
     for section in unpacked.altered:
         yield Finding(section, Standing.OTHER, "its SHA-256 is another: it was edited")
     again = _certify(stored, seed=recorded.evidence.seed, mode=recorded.evidence.mode, chunk=chunk)
@@ -129,7 +142,14 @@ def num_products(stored: Stored) -> int:
     return forward * (1 + 2 * (1 + len(stored.jacobians)))
 
 
-def _refuse_large(stored: Stored) -> None:
+def _refuse_slow(stored: Stored) -> None:
+    """Say so where the oracle has no rationals for an operation, or too many products to take."""
+    for node in stored.graph.nodes:
+        if not isinstance(node.operation, _RATIONAL):
+            raise UserError(
+                f"the slow path has no exact rationals for {type(node.operation).__name__} at {node.where}. "
+                "Leave --slow out: fresh primes check the same fields."
+            )
     number = num_products(stored)
     if number > MOST_PRODUCTS:
         raise UserError(

@@ -110,6 +110,9 @@ def _shape(node: Node, inputs: list[Shape]) -> Shape | None:
             return (*x[:axis], sum(shape[axis] for shape in inputs), *x[axis + 1 :])
         case Input():
             return None
+        case _:  # one number a channel
+            parts = [part for part in vars(node.operation).values() if isinstance(part, Parameter)]
+            return x if all(tuple(part.value.shape) == (x[1],) for part in parts) else None
 
 
 def _convolution(operation: Conv2d, x: Shape) -> Shape | None:

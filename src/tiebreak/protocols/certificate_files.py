@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiebreak.exact.certificate import Certificate, Mode
+from tiebreak.exact.certificate import Certificate, Mode, Verdict
 from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.fields import CertificateError
 from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, unpack
@@ -105,20 +106,20 @@ def read_certificate(path: Path) -> Unpacked:
 
 def verdict_sentences(certificate: Certificate) -> list[str]:
     """What a certificate says of each rule, one sentence a rule."""
-    if certificate.nonfinite is not None:
-        return [
-            f"{verdict.rule}: no verdict, because of {certificate.reason}" for verdict in certificate.verdicts
-        ]
     evidence = certificate.evidence
-    proved = evidence.log2_error == float("-inf")
+    proved = evidence.log2_error == -math.inf
     sure = "proved" if proved else f"wrong with probability below 2^{evidence.log2_error:.1f}"
     vacuous = "; the cotangent is 0 everywhere, so this says nothing" if evidence.vacuous else ""
-    return [
-        f"{verdict.rule}: D != 0 in {sum(verdict.num_nonzero.values())} entries ({sure})"
-        if verdict.different
-        else f"{verdict.rule}: D = 0 ({sure}{vacuous})"
-        for verdict in certificate.verdicts
-    ]
+
+    def sentence(verdict: Verdict) -> str:
+        if verdict.different is None:
+            reason = certificate.reason or "a reason that was not recorded"
+            return reason if reason.startswith("undecided") else f"no verdict, because of {reason}"
+        if verdict.different:
+            return f"D != 0 in {sum(verdict.num_nonzero.values())} entries ({sure})"
+        return f"D = 0 ({sure}{vacuous})"
+
+    return [f"{verdict.rule}: {sentence(verdict)}" for verdict in certificate.verdicts]
 
 
 def _float_gap(gap: Gap) -> FloatGap:
