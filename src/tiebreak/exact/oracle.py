@@ -49,7 +49,8 @@ def evaluate(graph: Graph) -> tuple[Value, ...]:
         For each node its numbers by place, in the order of `graph.nodes`.
 
     Raises:
-        NotCertifiableError: a number that is not finite, or a window of a max pool with no pixel in it.
+        NotCertifiableError: a number that is not finite, an operation whose value is not rational, or a window
+            of a max pool with no pixel in it.
 
     Example:
         >>> import torch
@@ -174,6 +175,10 @@ def _value(graph: Graph, node: Node, inputs: list[Value]) -> Value:
             return {place: inputs[0][place] + inputs[1][place] for place in inputs[0]}
         case Concat():
             return {target: inputs[operand][source] for target, operand, source in _pieces(node, inputs)}
+        case _:
+            raise NotCertifiableError(
+                f"{type(node.operation).__name__} at {node.where} has no value in rational numbers."
+            )
 
 
 def _sent(
