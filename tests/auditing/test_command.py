@@ -1,0 +1,159 @@
+"""`tiebreak audit` as people type it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nets import LABELS, images
+from safetensors.torch import save_file
+
+from tiebreak.cli import main
+
+MODULE = (
+    (Path(__file__).parent / "nets.py").read_text(encoding="utf-8")
+    + """
+
+def planted():
+    return bifurcating(2)
+
+def raises():
+    raise KeyError("no such width")
+
+def number():
+    return 3
+
+made = Net()
+
+def drawn():
+    return nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(25, 3))
+
+def total(output):
+    return output.square().sum()
+
+def pool_free():
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+
+def spoilt():
+    net = Net()
+    with torch.no_grad():
+        net.conv1.bias[0] = float("nan")
+    return net
+"""
+)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"mine_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
+    save_file({"images": images(), "labels": LABELS}, tmp_path / "batch.safetensors")
+    save_file({"x": images(), "y": LABELS.int()}, tmp_path / "xy.safetensors")
+    save_file({"images": images()}, tmp_path / "unlabelled.safetensors")
+    save_file({"pixels": images()}, tmp_path / "pixels.safetensors")
+    save_file({"images": images().log(), "labels": LABELS}, tmp_path / "nan.safetensors")
+    save_file({"images": images().byte(), "labels": LABELS}, tmp_path / "bytes.safetensors")
+    save_file({"images": images()[:, :, 0].clone(), "labels": LABELS}, tmp_path / "rows.safetensors")
+    (tmp_path / "text.safetensors").write_text("not at all", encoding="utf-8")
+    return name
+
+
+def test_a_whole_audit_from_a_terminal(mine, tmp_path):
+    words = ["audit", f"{mine}:planted", "--batch", "batch.safetensors", "--precision", "fp32,bf16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tiebreak", *words, "--html", "audit.html", "--device", "cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.count("The gradient depends on the rule at ties, over the reals") == 2
+    assert f"{mine}.py:" in done.stdout
+    assert "page: audit.html" in done.stderr
+    assert (tmp_path / "audit.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert sorted(path.suffix for path in tmp_path.glob("audit*")) == [".html"]
+
+
+def run(mine, *words, capsys):
+    names = [word.format(mine=mine) for word in words]
+    code = main(["audit", *names, "--device", "cpu"])
+    return code, capsys.readouterr()
+
+
+def test_json_stands_alone_on_the_output(mine, capsys):
+    words = ("{mine}:made", "--batch", "xy.safetensors", "--json", "--no-certify")
+    code, said = run(mine, *words, capsys=capsys)
+    assert code == 0
+    assert json.loads(said.out)["sections"][0]["layers"][0]["windows"] == 576
+    assert json.loads(said.out)["mode"] == "training"
+
+
+def test_a_loss_of_ones_own_and_evaluation_mode(mine, capsys):
+    words = ("{mine}:made", "--batch", "unlabelled.safetensors", "--loss", "{mine}:total", "--eval", "--json")
+    code, said = run(mine, *words, capsys=capsys)
+    found = json.loads(said.out)
+    assert (code, found["loss"], found["mode"]) == (0, "total", "evaluation")
+    assert found["sections"][0]["label"] is not None
+
+
+def test_the_same_seed_gives_the_same_network(mine, capsys):
+    losses = []
+    for seed in ("0", "0", "1"):
+        words = ("{mine}:drawn", "--batch", "batch.safetensors", "--no-certify", "--json", "--seed", seed)
+        _, said = run(mine, *words, capsys=capsys)
+        losses.append(json.loads(said.out)["sections"][0]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+BATCH = ("--batch", "batch.safetensors")
+MISTAKES = {
+    "no colon": (("mine", *BATCH), "a model is named package.module:name, got 'mine'"),
+    "no module": (("nowhere_at_all:net", *BATCH), "nowhere_at_all cannot be imported"),
+    "no factory": (("{mine}:nothing", *BATCH), "there is no nothing in the module"),
+    "raises": (("{mine}:raises", *BATCH), "raised KeyError: 'no such width' ({mine}.py:"),
+    "no network": (("{mine}:number", *BATCH), "must return a torch.nn.Module, got int"),
+    "no pool": (("{mine}:pool_free", *BATCH), "nothing to audit"),
+    "nan weight": (("{mine}:spoilt", *BATCH), "the parameter conv1.bias holds an infinity or a NaN"),
+    "no file": (("{mine}:made", "--batch", "nothing"), "there is no file nothing"),
+    "text": (("{mine}:made", "--batch", "text.safetensors"), "no whole safetensors file"),
+    "folder": (("{mine}:made", "--batch", "."), "Is a directory"),
+    "pixels": (("{mine}:made", "--batch", "pixels.safetensors"), "`images` (or `x`), and at most one"),
+    "nan image": (("{mine}:made", "--batch", "nan.safetensors"), "images must be finite, got"),
+    "bytes": (("{mine}:made", "--batch", "bytes.safetensors"), "got torch.uint8"),
+    "shape": (("{mine}:made", "--batch", "rows.safetensors"), "cannot take images of shape (4, 1, 12)"),
+    "no labels": (("{mine}:made", "--batch", "unlabelled.safetensors"), "--loss package.module:function"),
+    "no loss": (("{mine}:made", *BATCH, "--loss", "{mine}:SIZE"), "must be callable, got int"),
+    "precision": (("{mine}:made", *BATCH, "--precision", "fp32,fp17"), "--precision must be one of fp16"),
+    "seed": (("{mine}:made", *BATCH, "--seed", "-1"), "--seed must be 0 or more"),
+    "no folder": (("{mine}:made", *BATCH, "--html", "gone/audit.html"), "there is no folder gone"),
+    "a folder": (("{mine}:made", *BATCH, "--html", "."), "--html . is a folder"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISTAKES))
+def test_a_mistake_is_one_sentence_and_exit_code_2(case, mine, capsys):
+    words, sentence = MISTAKES[case]
+    before = torch.get_rng_state()
+    code, said = run(mine, *words, capsys=capsys)
+    torch.set_rng_state(before)
+    assert code == 2
+    assert sentence.format(mine=mine) in said.err
+    assert "Traceback" not in said.err
+    assert said.err.count("tiebreak: ") == 1
+    assert said.out == ""
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys\nfrom tiebreak.cli import main\ntry:\n    main(['audit', '--help'])\n"
+        "finally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--precision" in done.stdout
