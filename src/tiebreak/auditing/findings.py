@@ -155,7 +155,7 @@ class Section:
     @property
     def floor(self) -> float:
         """How far the gradient strays by itself, at most."""
-        return max((repeat.relative for repeat in self.repeats), key=_nan_first, default=0.0)
+        return max((_nan_first(repeat.relative) for repeat in self.repeats), default=0.0)
 
     @property
     def label(self) -> Label | None:

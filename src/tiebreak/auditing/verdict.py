@@ -95,8 +95,9 @@ def _cause(section: Section) -> str:
 
 def _beside(section: Section) -> str:
     if section.floor == 0:
-        return "where one rule run again gives the same bits"
-    return f"where one rule run again strays by up to {number(section.floor)}"
+        return "where PyTorch's rule run again gives the same bits"
+    most = next(repeat for repeat in section.repeats if not repeat.relative < section.floor)
+    return f"where PyTorch's rule run again strays by up to {number(section.floor)} ({most.condition})"
 
 
 def _unknown(section: Section) -> str:
