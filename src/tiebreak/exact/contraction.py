@@ -139,11 +139,6 @@ def exact_product(first: Tensor, second: Tensor, *, reduce: Reduce) -> Tensor:
     return reduce(total)
 
 
-def exact_sum(x: Tensor, *, axes: tuple[int, ...], reduce: Reduce) -> Tensor:
-    """Sum of operands over axes, reduced; at most 2**32 of them."""
-    return reduce(x.sum(axes))
-
-
 def _conv_input(gradient: Tensor, weight: Tensor, spec: Conv2d, size: torch.Size) -> Tensor:
     if gradient.device.type == "cpu":
         return _backward(gradient, gradient.new_empty(size), weight, spec, of_input=True)
