@@ -345,11 +345,6 @@ REFUSED = {
     "a matrix made of the batch": (Block(lambda self, x: x.flatten(1) @ x.flatten(1).t()), "not a parameter"),
     "transposed convolution": (nn.Sequential(nn.ConvTranspose2d(2, 2, 2), nn.Flatten()), "transposed"),
     "1-d convolution": (nn.Sequential(nn.Flatten(2), nn.Conv1d(2, 2, 2), nn.Flatten()), "convolution"),
-    "batch norm in training": (nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()), "training"),
-    "batch norm without statistics": (
-        nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False).eval(), nn.Flatten()),
-        "training|statistics",
-    ),
     "one weight over two deviations": (norms(variance=2.0), "another variance"),
     "a weight over a deviation that is a bias too": (
         norms(variance=1.0, bias=True),

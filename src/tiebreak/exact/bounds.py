@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact import contraction
-from tiebreak.exact.evaluation import Numbers, Windows, gather
-from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear
+from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
+from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
 
 UNIT = 2.0**-53
 _TINY = 2.0**-1074
@@ -118,3 +118,26 @@ class Balls(Numbers[Ball]):
             value = value.add_(bias)
         # Also without a bias: a sum that overflowed on its way must not keep a finite bound.
         return Ball(value, radius.add_(value.abs(), alpha=2 * UNIT).mul_(1 + 8 * UNIT))
+
+
+def entries(ball: Ball, node: Node) -> tuple[Ball, Tensor]:
+    """The entries of each window, and which of them exist."""
+    value = patches(ball.value, node, fill=-torch.inf)
+    exists = patches(torch.ones_like(ball.value[:1, :1]), node, fill=0.0) > 0  # a value may be -inf itself
+    return Ball(value, patches(ball.radius, node, fill=0.0)), exists
+
+
+def candidates(values: Ball, exists: Tensor) -> tuple[Tensor, Tensor]:
+    """Entries that may attain the maximum, and windows in which it is open which of them do."""
+    slack = 2 * UNIT * (values.value.abs() + values.radius)
+    slack = torch.where(exists, slack, 0.0)
+    low = (values.value - values.radius - slack).masked_fill_(~exists, -torch.inf).amax(0)
+    loses = values.value + values.radius + slack < low
+    candidate = exists & ~loses
+    several = candidate.sum(0) > 1
+    # Numbers that are known exactly are compared as they are.
+    value, radius = values.value, values.radius
+    top = torch.where(candidate, value, -torch.inf).amax(0)
+    exact = ((radius == 0) | ~candidate).all(0) & several
+    candidate = candidate & (~exact | (value == top))
+    return candidate, several & ~exact

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiebreak.design.axes import MINIMAL, PoolJacobian, UserError
+from tiebreak.design.axes import MINIMAL, PoolJacobian, Selection, UserError
 from tiebreak.exact import primes as prime_numbers
 from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, Verdict
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import subnormal_numbers_are_kept
-from tiebreak.exact.evaluation import Windows
+from tiebreak.exact.evaluation import Windows, pixel_numbers
 from tiebreak.exact.graph import (
     Affine,
     AveragePool2d,
+    BatchNorm2d,
     Conv2d,
     Graph,
     Linear,
@@ -42,6 +43,7 @@ from tiebreak.exact.record import record
 from tiebreak.exact.residues import Adjoint, Residues
 from tiebreak.exact.rules import MOST_DIVISOR, Rule
 from tiebreak.exact.slices import FixedPoint
+from tiebreak.exact.structure import log2_collision, structure
 from tiebreak.numerics.selection import has_entry
 
 LOG2_ERROR = -40.0
@@ -111,10 +113,17 @@ def cotangent_of(loss: Loss, output: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         (N, classes) float64; from here on these numbers are exact.
+
+    Raises:
+        UserError: a loss that is not one number, or does not depend on the output.
     """
     leaf = output.detach().double().requires_grad_()
     with torch.enable_grad(), torch.autocast(output.device.type, enabled=False):
-        (cotangent,) = torch.autograd.grad(loss(leaf, labels), leaf)
+        value = loss(leaf, labels)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise UserError(f"the loss must be one number that depends on the output, got {got}.")
+        (cotangent,) = torch.autograd.grad(value, leaf)
     return cotangent
 
 
@@ -153,18 +162,21 @@ def certify_graph(
     labels = [
         jacobian.label if isinstance(jacobian, PoolJacobian) else f"beta{jacobian}" for jacobian in jacobians
     ]
-    _check(graph, cotangent, log2_error)
+    _check(graph, cotangent, log2_error, chunk)
     seed = secrets.randbits(63) if seed is None else seed
     cotangent = cotangent.detach().double()
     nonfinite = _nonfinite(graph, cotangent)
     if nonfinite is not None:
         return _without_verdict(labels, mode, seed, nonfinite)
+    _require_pixels(graph)
     if not subnormal_numbers_are_kept():
         raise UserError(
             "this process replaces subnormal numbers by 0, and then nothing computed is certain. Call "
             "torch.set_flush_denormal(False) first; threads that were started while it was on keep flushing, "
             "so if this does not help, call it before anything else is computed."
         )
+    if any(isinstance(node.operation, BatchNorm2d) for node in graph.nodes):
+        return _by_structure(graph, cotangent, rules, labels, mode, log2_error, seed)
     sizes = heights(graph, cotangent, rules=rules)
     number = num_primes(graph, sizes, mode, log2_error)
     while True:
@@ -175,6 +187,69 @@ def certify_graph(
         if certificate.evidence.log2_error <= log2_error:
             return certificate
         number += 1  # more numbers had to be compared than was expected
+
+
+def _by_structure(
+    graph: Graph,
+    cotangent: Tensor,
+    rules: Sequence[Rule],
+    labels: Sequence[str],
+    mode: Mode,
+    log2_error: float,
+    seed: int,
+) -> Certificate:
+    """What can be said with batch norm in training mode: equal, or undecided."""
+    windows = sum(
+        math.prod(node.shape) * node.operation.geometry.num_entries
+        for node in graph.nodes
+        if isinstance(node.operation, MaxPool2d)
+    )
+    number = 1
+    while log2_collision(graph, num_primes=number, num_windows=windows) > log2_error:
+        number += 1
+    drawn = prime_numbers.draw_primes(number, seed=seed)
+    with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
+        found = structure(graph, primes=drawn, seed=seed)
+    equal = {
+        label: not found.open
+        and not (found.live and (mode is Mode.PROOF or rule.selection is Selection.ALL_ONES))
+        for label, rule in zip(labels, rules, strict=True)
+    }
+    reason = None
+    if found.open:
+        places = ", ".join(
+            f"{count} window{'s' * (count > 1)} at {where}" for where, count in found.open.items()
+        )
+        reason = (
+            "undecided, because batch norm in training mode is not rational and the largest entries of "
+            f"{places} come from different patches and lie within the rounding of float64."
+        )
+    elif not all(equal.values()):
+        reason = (
+            "undecided, because batch norm in training mode is not rational: equal patches are told by "
+            "random hashes, which is no proof, and for rules whose shares add up to 1 only."
+        )
+    return Certificate(
+        verdicts=tuple(
+            Verdict(rule=label, different=False if equal[label] else None, num_nonzero={}) for label in labels
+        ),
+        pools=(),
+        evidence=Evidence(
+            mode=mode,
+            seed=seed,
+            primes=drawn if found.live else (),
+            log2_error=log2_collision(graph, num_primes=number, num_windows=found.live)
+            if found.live
+            else -math.inf,
+            bits=0.0,
+            num_equalities=found.live,
+            num_escalated=0,
+            digits=0,
+            vacuous=not bool((cotangent != 0).any()),
+        ),
+        nonfinite=None,
+        reason=reason,
+    )
 
 
 @dataclass
@@ -375,7 +450,7 @@ def num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> i
         number += 1
 
 
-def _check(graph: Graph, cotangent: Tensor, log2_error: float) -> None:
+def _check(graph: Graph, cotangent: Tensor, log2_error: float, chunk: int | None) -> None:
     shape = graph.nodes[graph.output].shape
     if tuple(cotangent.shape) != shape or not cotangent.is_floating_point():
         raise UserError(
@@ -384,6 +459,8 @@ def _check(graph: Graph, cotangent: Tensor, log2_error: float) -> None:
         )
     if not -math.inf < log2_error < 0:
         raise UserError(f"log2_error must be a finite number below 0, got {log2_error}. Use -40.")
+    if chunk is not None and chunk < 1:
+        raise UserError(f"chunk must be 1 image or more, or None, got {chunk}.")
     for node in graph.nodes:
         if isinstance(node.operation, AveragePool2d):
             smallest, largest = (float(end) for end in torch.aminmax(node.operation.divisor))
@@ -392,6 +469,16 @@ def _check(graph: Graph, cotangent: Tensor, log2_error: float) -> None:
                     f"not certifiable, because the average pool at {node.where} divides by a number outside "
                     f"1 to {MOST_DIVISOR}."
                 )
+
+
+def _require_pixels(graph: Graph) -> None:
+    for index in graph.pools:
+        node = graph.nodes[index]
+        size = graph.nodes[node.inputs[0]].shape[2:]
+        if not bool((pixel_numbers(node, (size[0], size[1]), device=torch.device("cpu")) >= 0).any(0).all()):
+            raise NotCertifiableError(
+                f"not certifiable, because a window of the pool at {node.where} has no pixel in it."
+            )
 
 
 def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tiebreak.exact.bounds import UNIT, Ball, Balls
+from tiebreak.exact.bounds import Balls, candidates, entries
 from tiebreak.exact.evaluation import Decision, Evaluation, Windows, patches, pixel_numbers
 from tiebreak.exact.graph import (
     Affine,
@@ -149,7 +149,7 @@ class Walk:
     def _maxima(self, index: int, node: Node) -> Windows:
         """Which entries of each window attain its maximum."""
         source = node.inputs[0]
-        tied, is_open = _candidates(*_entries(self._filter.advance(source, self.decisions), node))
+        tied, is_open = candidates(*entries(self._filter.advance(source, self.decisions), node))
         if not bool(is_open.any()):
             return self._windows(node, tied)
         places = is_open.nonzero(as_tuple=True)
@@ -164,7 +164,7 @@ class Walk:
         def order(group: _Group, local: tuple[Tensor, ...], asked: Tensor) -> Tensor:
             fixed = group.numbers.differences(group.evaluation.advance(source, group.decisions), node)
             at = rest[asked]
-            some[:, at] &= _candidates(*fixed)[0][(slice(None), *local)]
+            some[:, at] &= candidates(*fixed)[0][(slice(None), *local)]
             self.comparisons[index] += int((some[:, at].sum(0) - 1).sum())
             return _are_equal(found[:, :, at], some[:, at])
 
@@ -264,29 +264,6 @@ class _Group:
                 self.decisions[index] = (
                     decision.of(images) if isinstance(decision, Windows) else decision[images]
                 )
-
-
-def _entries(ball: Ball, node: Node) -> tuple[Ball, Tensor]:
-    """The entries of each window, and which of them exist."""
-    value = patches(ball.value, node, fill=-torch.inf)
-    exists = patches(torch.ones_like(ball.value[:1, :1]), node, fill=0.0) > 0  # a value may be -inf itself
-    return Ball(value, patches(ball.radius, node, fill=0.0)), exists
-
-
-def _candidates(entries: Ball, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries that may attain the maximum, and windows in which it is open which of them do."""
-    slack = 2 * UNIT * (entries.value.abs() + entries.radius)
-    slack = torch.where(exists, slack, 0.0)
-    low = (entries.value - entries.radius - slack).masked_fill_(~exists, -torch.inf).amax(0)
-    loses = entries.value + entries.radius + slack < low
-    candidate = exists & ~loses
-    several = candidate.sum(0) > 1
-    # Numbers that are known exactly are compared as they are.
-    value, radius = entries.value, entries.radius
-    top = torch.where(candidate, value, -torch.inf).amax(0)
-    exact = ((radius == 0) | ~candidate).all(0) & several
-    candidate = candidate & (~exact | (value == top))
-    return candidate, several & ~exact
 
 
 def _are_equal(residues: Tensor, candidates: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from tiebreak.exact.graph import (
     Add,
     Affine,
     AveragePool2d,
+    BatchNorm2d,
     Concat,
     Conv2d,
     Graph,
@@ -122,8 +123,8 @@ class Numbers(ABC, Generic[V]):
                 return self.add(inputs[0], inputs[1])
             case Concat() as operation:
                 return self.concat(inputs, operation.axis)
-            case Input():
-                raise AssertionError("the batch has no inputs")
+            case Input() | BatchNorm2d():
+                raise AssertionError(f"{type(node.operation).__name__} is no step with numbers of this kind")
 
 
 class Evaluation(Generic[V]):

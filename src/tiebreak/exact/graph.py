@@ -82,6 +82,15 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
+class BatchNorm2d:
+    """Batch norm in training mode, with the mean and variance of the batch; `exact.structure` is about it."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
 class ReLU:
     """max(x, 0) with the derivative 0 at 0."""
 
@@ -132,7 +141,9 @@ class Concat:
     axis: int
 
 
-Operation = Input | Conv2d | Linear | Affine | ReLU | MaxPool2d | AveragePool2d | Reshape | Add | Concat
+Operation = (
+    Input | Conv2d | Linear | Affine | BatchNorm2d | ReLU | MaxPool2d | AveragePool2d | Reshape | Add | Concat
+)
 
 
 @dataclass(frozen=True, eq=False)

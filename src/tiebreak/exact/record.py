@@ -21,6 +21,7 @@ from tiebreak.exact.graph import (
     Add,
     Affine,
     AveragePool2d,
+    BatchNorm2d,
     Concat,
     Conv2d,
     Graph,
@@ -522,10 +523,9 @@ def _concat(call: _Call) -> _Traced:
 
 def _batch_norm(call: _Call) -> _Traced:
     given = call.given
-    call.must(
-        not given.get("training", False),
-        "training=True (its square root and the statistics of the batch are not rational)",
-    )
+    if given.get("training", False):
+        weight, bias = call.weight("weight"), call.weight("bias")
+        return call.add(BatchNorm2d(weight, bias, float(given["eps"])), call.traced("input"))
     mean, variance = (given[name] for name in ("running_mean", "running_var"))
     call.must(isinstance(mean, Tensor) and isinstance(variance, Tensor), "no running statistics")
     weight, bias = call.weight("weight"), call.weight("bias")

@@ -83,7 +83,7 @@ def confusion_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFr
     for recipe in Threshold:
         joined = _joined(certificates, gaps.assign(zone=label(gaps, threshold=recipe)))
         joined = joined.assign(
-            recipe=str(recipe), truth=joined["label"].map(lambda name: str(_TRUTH.get(name, Truth.UNKNOWN)))
+            recipe=str(recipe), truth=[str(_TRUTH.get(str(name), Truth.UNKNOWN)) for name in joined["label"]]
         )
         keys = [*_by(joined), "recipe", "zone", "truth"]
         frames.append(joined.groupby(keys, sort=False, dropna=False).size().rename("num_draws").reset_index())
