@@ -12,6 +12,7 @@ import torch
 from nets import LABELS, Net, Normed, bifurcating, images
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import tiebreak
 from tiebreak import MINIMAL, NATIVE, PoolJacobian, Precision, Selection, certify, rewrite_pools, zones
@@ -258,7 +259,7 @@ class Others(nn.Module):
 def test_pools_that_are_not_handled_are_named():
     found = audit(Others(), (images(), LABELS), certify=False)
     assert len(only(found).layers) == 1
-    names = ["max_pool2d_with_indices (pool", "max_pool1d (", "adaptive_max_pool1d ("]
+    names = ["max_pool2d_with_indices at pool", "max_pool1d at", "adaptive_max_pool1d at"]
     for sentence, name in zip(found.left, names, strict=True):
         assert sentence.startswith(name)
         assert "test_audit.py:" in sentence
@@ -485,6 +486,72 @@ def test_a_mistake_is_a_sentence(case):
 def test_cuda_without_a_device_is_a_sentence():
     with pytest.raises(UserError, match="this torch sees none"):
         audit(Net(), (images(), LABELS), device="cuda")
+
+
+class Again(nn.Module):
+    """A pool twice from one line; in a checkpoint if asked to."""
+
+    def __init__(self, **kinds):
+        super().__init__()
+        self.kinds = kinds
+        with torch.random.fork_rng([]):
+            torch.manual_seed(3)
+            self.first, self.conv = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 3, padding=1)
+            self.head = nn.Linear(9, 3)
+        self.pool = nn.MaxPool2d(2)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.bias.fill_(0.5)
+
+    def forward(self, x):
+        x = self.first(x)
+        for _ in range(2):
+            x = checkpoint(self.part, x, **self.kinds) if self.kinds else self.part(x)
+        return self.head(x.flatten(1))
+
+    def part(self, x):
+        return self.pool(self.conv(x))
+
+
+def test_calls_from_one_line_are_numbered():
+    section = only(audit(Again(), (images(), LABELS)))
+    assert [layer.where.call for layer in section.layers] == [1, 2]
+    assert str(section.layers[1].where).endswith(", call 2")
+    assert "pool, call 2" in audit(Again(), (images(), LABELS), certify=False).to_text()
+
+
+def test_a_checkpoint_that_keeps_the_graph_changes_nothing_and_another_is_named():
+    plain, kept = (
+        audit(net, (images(), LABELS), certify=False) for net in (Again(), Again(use_reentrant=False))
+    )
+    assert only(kept).rules == only(plain).rules
+    assert only(kept).widest.relative > 0
+    with pytest.raises(UserError, match=r"nothing to audit: .*in a reentrant checkpoint"):
+        audit(Again(use_reentrant=True), (images(), LABELS))
+
+
+def test_a_loss_that_is_a_module_is_copied_to_each_precision():
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    found = audit(Net(), (images(flat_rows=6), LABELS), loss, precisions=["fp32", "bf16"])
+    assert all(section.evidence is not None for section in found.sections)
+    assert loss.weight.dtype is torch.float32
+    expected = certify(Net(), images(flat_rows=6), LABELS, loss=copy.deepcopy(loss).double())
+    assert found.sections[0].rules[0].num_nonzero == expected.verdicts[0].num_nonzero
+
+
+def test_evaluation_mode_is_advised_where_it_changes_something():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(50, 3))
+    for net, advised in ((model, False), (nn.Sequential(model, nn.Dropout()), True)):
+        advice = only(audit(net, (images(), LABELS))).advice
+        assert any("evaluation mode" in sentence for sentence in advice) is advised
+
+
+def test_the_callers_modes_do_not_matter():
+    model, batch = Net(), (images(), LABELS)
+    expected = only(audit(model, batch, certify=False))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert only(audit(model, batch, certify=False)) == expected
 
 
 @pytest.mark.gpu

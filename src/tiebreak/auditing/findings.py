@@ -20,13 +20,18 @@ class Location:
         module: path of the module whose code calls it; empty for the network itself.
         file: the file of the calling line, as short as it is clear; None where only torch's layers call.
         line: its number, or None.
+        call: which of the calls from there, from 1, where there are several.
     """
 
     module: str
     file: str | None = None
     line: int | None = None
+    call: int | None = None
 
     def __str__(self) -> str:
+        return self._place() if self.call is None else f"{self._place()}, call {self.call}"
+
+    def _place(self) -> str:
         if self.file is None:
             return self.module or "the network itself"
         return f"{self.module} ({self.file}:{self.line})" if self.module else f"{self.file}:{self.line}"

@@ -35,6 +35,7 @@ from tiebreak.report.wording import count, listed
 RULES = (MINIMAL, PoolJacobian(selection=Selection.LAST), PoolJacobian(selection=Selection.ALL_ONES))
 """The rules that are compared with PyTorch's by default."""
 
+_MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 _OUTPUT = "the network's output"
 _OWN = {torch.float16: Precision.FP16, torch.bfloat16: Precision.BF16, torch.float64: Precision.FP64}
 
@@ -96,13 +97,15 @@ def audit(
     asked = _precisions(model, precisions, chosen)
     share_flat = _share_flat(given.images)
     sections, left = [], ()
-    for precision in asked:
-        say = _saying(progress, precision)
-        say("running")
-        subject = Subject.of(model, given, loss=loss, precision=precision, device=chosen)
-        with subject.computing():
-            section, left = _section(subject, jacobians=jacobians, certify=certify, say=say)
-        sections.append(section)
+    with torch.inference_mode(False), torch.enable_grad():
+        for precision in asked:
+            say = _saying(progress, precision)
+            say("running")
+            subject = Subject.of(model, given, loss=loss, precision=precision, device=chosen)
+            with subject.computing():
+                section, left = _section(subject, jacobians=jacobians, certify=certify, say=say)
+            sections.append(section)
+    can_settle = any(isinstance(module, _MODAL) and module.training for module in model.modules())
     return Audit(
         network=type(model).__name__,
         mode="training" if model.training else "evaluation",
@@ -114,7 +117,7 @@ def audit(
         share_flat=share_flat,
         left=left,
         sections=tuple(
-            concluded(section, training=model.training, share_flat=share_flat) for section in sections
+            concluded(section, can_settle=can_settle, share_flat=share_flat) for section in sections
         ),
     )
 
@@ -243,7 +246,7 @@ class _Measured:
                 self._rule(*pair, certificate) for pair in zip(self.jacobians, self.gaps, strict=True)
             ),
             repeats=self.repeats,
-            layers=tuple(map(_layer, self.calls, self.own, truths)),
+            layers=tuple(map(_layer, self.calls, _locations(self.calls), self.own, truths)),
             switched=self.switched,
             evidence=certificate.evidence if known else None,
             reason=certificate.reason if known else certificate,
@@ -267,10 +270,19 @@ class _Measured:
         )
 
 
-def _layer(call: Call, own: float | None, truth: PoolTruth | None) -> Layer:
+def _locations(calls: Sequence[Call]) -> list[Location]:
+    """Where each call is; calls from one place are numbered."""
+    places = [call.place for call in calls]
+    return [
+        _location(place, call=places[: index + 1].count(place) if places.count(place) > 1 else None)
+        for index, place in enumerate(places)
+    ]
+
+
+def _layer(call: Call, where: Location, own: float | None, truth: PoolTruth | None) -> Layer:
     counts, margins = call.counts, call.margins
     return Layer(
-        where=_location(call.place),
+        where=where,
         kernel=call.geometry.kernel,
         stride=call.geometry.stride,
         windows=counts.windows,
@@ -295,9 +307,9 @@ def _aligned(calls: Sequence[Call], truths: Sequence[PoolTruth]) -> list[PoolTru
     return found
 
 
-def _location(place: Place) -> Location:
+def _location(place: Place, *, call: int | None = None) -> Location:
     if place.file is None:
-        return Location(module=place.module)
+        return Location(module=place.module, call=call)
     parts = place.file.parts
     if place.file.is_relative_to(Path.cwd()):
         file = place.file.relative_to(Path.cwd()).as_posix()
@@ -305,15 +317,14 @@ def _location(place: Place) -> Location:
         file = "/".join(parts[parts.index("site-packages") + 1 :])
     else:
         file = place.file.name
-    return Location(module=place.module, file=file, line=place.line)
+    return Location(module=place.module, file=file, line=place.line, call=call)
 
 
 def _left(run: Pass) -> tuple[str, ...]:
     """The pools that keep their own rule, in words."""
     return tuple(
-        f"{name} ({_location(place)}) keeps PyTorch's own rule: only 2-D max pools of real tensors that "
-        "return no indices are switched."
-        for name, place in dict.fromkeys(run.left)
+        f"{left.name} at {_location(left.place)} keeps PyTorch's own rule: {left.why}."
+        for left in dict.fromkeys(run.left)
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,26 @@ class Call:
     switch: JacobianSwitch
 
 
+@dataclass(frozen=True)
+class Left:
+    """A maximum over windows whose rule at ties cannot be switched.
+
+    Attributes:
+        name: of the operation.
+        place: module, file and line.
+        why: the reason, as the end of a sentence.
+    """
+
+    name: str
+    place: Place
+    why: str
+
+    OTHER: ClassVar[str] = "only 2-D max pools of real tensors that return no indices are switched"
+    WITHOUT_GRAPH: ClassVar[str] = (
+        "it ran under torch.no_grad, in a reentrant checkpoint or in a torch.autograd.Function"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """A forward pass with its graph.
@@ -55,14 +76,14 @@ class Pass:
         loss: on the graph.
         finite: whether the network's output is.
         calls: of pools, in order.
-        left: operation and place of each pool that keeps its own rule.
+        left: pools that keep their own rule.
         num_outputs: how many tensors the network returns.
     """
 
     loss: Tensor
     finite: bool
     calls: tuple[Call, ...]
-    left: tuple[tuple[str, Place], ...]
+    left: tuple[Left, ...]
     num_outputs: int
 
 
@@ -106,6 +127,8 @@ class Subject:
                 f"{first_line(error)}. An audit works on a copy, so make it one that can be."
             ) from error
         network = cast(copied, precision).to(device)
+        if isinstance(loss, nn.Module):  # its weights take part in the arithmetic
+            loss = cast(copy.deepcopy(loss), precision).to(device)
         images = as_fed(batch.images.detach().to(device), precision)
         labels = None if batch.labels is None else batch.labels.to(device)
         return cls(network, Batch(images, labels), loss, precision, device)
@@ -143,6 +166,9 @@ class Subject:
         remaining = _Remaining(places)
 
         def see(event: PoolEvent) -> None:
+            if not torch.is_grad_enabled():  # a checkpoint may run it again later, with a graph of its own
+                remaining.found.append(Left("max_pool2d", places.here(), Left.WITHOUT_GRAPH))
+                return
             # Now, not after the pass: what follows may change the pool's output in place.
             counts, live = tie_counts(event), num_live(event)
             switch = own_switch(event.output)
@@ -217,11 +243,19 @@ class Subject:
                 raise
             raise UserError(f"the backward pass failed: {first_line(error)}.") from error
 
+    def _wide(self) -> Subject:
+        """The same with a loss in float64, in which the derivative at the output is taken."""
+        return (
+            replace(self, loss=copy.deepcopy(self.loss).double())
+            if isinstance(self.loss, nn.Module)
+            else self
+        )
+
     def certificate(self, jacobians: Sequence[PoolJacobian]) -> Certificate | str:
         """What is true over the reals, or why that is not known."""
         try:
             graph, output = record(self.network, self.batch.images, forward=lambda: self._output()[0])
-            cotangent = cotangent_of(self.loss_of, output, self.batch.labels)  # pyright: ignore[reportArgumentType]
+            cotangent = cotangent_of(self._wide().loss_of, output, self.batch.labels)  # pyright: ignore[reportArgumentType]
             return certify_graph(graph, cotangent, jacobians=jacobians)
         except UserError as error:
             said = str(error)
@@ -231,8 +265,8 @@ class Subject:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """In its precision, whatever modes the caller is in."""
-        with torch.inference_mode(False), torch.enable_grad(), arithmetic(self.precision, device=self.device):
+        """In its precision."""
+        with arithmetic(self.precision, device=self.device):
             yield
 
 
@@ -242,7 +276,7 @@ class _Remaining(TorchFunctionMode):
     def __init__(self, places: Places) -> None:
         super().__init__()
         self.places = places
-        self.found: list[tuple[str, Place]] = []
+        self.found: list[Left] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         """Run the operation, and note it where a gradient passes through it."""
@@ -251,7 +285,7 @@ class _Remaining(TorchFunctionMode):
         if name.startswith(_OTHER_POOLS) or name in ("amax", "max"):
             value = result[0] if isinstance(result, tuple) else result
             if isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad:
-                self.found.append((name, self.places.here()))
+                self.found.append(Left(name, self.places.here(), Left.OTHER))
         return result
 
 

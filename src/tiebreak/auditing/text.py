@@ -132,7 +132,8 @@ def layer_row(layer: Layer) -> tuple[str, ...]:
     truth = layer.truth
     counts = (layer.windows, layer.tied, layer.tied_at_zero, layer.tied_above_zero, layer.tied_below_zero)
     return (
-        layer.where.module or "(network)",
+        (layer.where.module or "(network)")
+        + ("" if layer.where.call is None else f", call {layer.where.call}"),
         *(f"{number:,}" for number in (*counts, layer.live)),
         *(("–",) * 3 if truth is None else map(_grouped, truth_of(layer))),
         *(_ulps(margin) for margin in (layer.margin_median_ulps, layer.margin_min_ulps)),

@@ -14,16 +14,18 @@ _FLAT = 0.01
 """Share of flat neighbourhoods from which dithering is worth a try."""
 
 
-def concluded(section: Section, *, training: bool, share_flat: float | None) -> Section:
+def concluded(section: Section, *, can_settle: bool, share_flat: float | None) -> Section:
     """The section with its verdict and advice.
 
     Args:
         section: what was measured and certified.
-        training: whether the network is in training mode.
+        can_settle: whether evaluation mode changes what a layer does: dropout and batch norm.
         share_flat: share of the images' neighbourhoods that are constant, if known.
     """
     return replace(
-        section, verdict=_verdict(section), advice=_advice(section, training=training, share_flat=share_flat)
+        section,
+        verdict=_verdict(section),
+        advice=_advice(section, can_settle=can_settle, share_flat=share_flat),
     )
 
 
@@ -108,7 +110,7 @@ def _unknown(section: Section) -> str:
     return " Whether they differ over the reals is not known."
 
 
-def _advice(section: Section, *, training: bool, share_flat: float | None) -> tuple[str, ...]:
+def _advice(section: Section, *, can_settle: bool, share_flat: float | None) -> tuple[str, ...]:
     if section.nonfinite is not None:
         if section.precision.storage == "float16" or section.precision is Precision.AMP16:
             return ("Use bf16 or fp32, or scale the loss (or the images) down: fp16 ends at 65504.",)
@@ -144,7 +146,7 @@ def _advice(section: Section, *, training: bool, share_flat: float | None) -> tu
             "any weights: dither the images (noise below one grey level) to see which ties that removes."
         )
     is_open = section.label is Label.UNDECIDED or (section.reason or "").startswith("not certifiable")
-    if training and is_open:
+    if can_settle and is_open:
         advice.append(
             "Audit it in evaluation mode (--eval, or model.eval()) too: that can often be certified."
         )
