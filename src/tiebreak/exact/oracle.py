@@ -49,7 +49,7 @@ def evaluate(graph: Graph) -> tuple[Value, ...]:
         For each node its numbers by place, in the order of `graph.nodes`.
 
     Raises:
-        NotCertifiableError: a number that is not finite, an operation whose value is not rational, or a window
+        NotCertifiableError: a number that is not finite, an operation that is not rational, or a window
             of a max pool with no pixel in it.
 
     Example:
