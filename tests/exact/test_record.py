@@ -585,6 +585,14 @@ def test_a_pass_that_raises_leaves_everything_as_it_was():
     assert state_of(model, batch) == before
 
 
+def test_a_batch_that_the_network_changes_is_put_back():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Identity())
+    batch = torch.tensor([[1.0, -1.0], [-2.0, 2.0]])
+    graph, output = record(model, batch)
+    assert batch.tolist() == graph.batch.tolist() == [[1.0, -1.0], [-2.0, 2.0]]
+    assert output.tolist() == run(graph)[graph.output].tolist() == [[1.0, 0.0], [0.0, 2.0]]
+
+
 def test_a_graph_does_not_change_with_its_model():
     model = nn.Sequential(nn.Conv2d(1, 1, 2), nn.BatchNorm2d(1).eval(), nn.MaxPool2d(2), nn.Flatten())
     batch = torch.randn(1, 1, 5, 5)

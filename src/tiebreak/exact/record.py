@@ -80,13 +80,14 @@ def record(
             )
     recorder = _Recorder(model, batch)
     with ExitStack() as stack:
-        stack.enter_context(restored(model))
+        stack.enter_context(restored(model, batch))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.places.watched())
         stack.enter_context(observed(recorder.pool))
         stack.enter_context(recorder)
         output = forward() if forward is not None else model(batch)
-    return recorder.graph(output), output.detach()
+        value = output.detach().clone() if isinstance(output, Tensor) else output  # it may share memory
+    return recorder.graph(output), value
 
 
 @dataclass(frozen=True, eq=False)
@@ -649,20 +650,23 @@ def _pruned(graph: Graph) -> Graph:
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module, *others: Tensor) -> Iterator[None]:
     """Put a module and torch's generators of random numbers back, so that a pass can be repeated.
 
     Parameters, buffers and modes; those that the pass gave anew as well as those that it changed.
 
     Args:
         model: any module.
+        others: tensors whose values are put back too.
     """
     slots: list[dict[str, Any]] = []
     for module in model.modules():
         slots += module._parameters, module._buffers
     entries = [dict(slot) for slot in slots]
     modes = [(module, module.training) for module in model.modules()]
-    tensors = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    tensors = [
+        (tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers(), *others)
+    ]
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices):
