@@ -84,6 +84,12 @@ def test_eight_bit_parameters_bifurcate():
     for row in notes.of("certificate"):
         assert row["label"] == "bifurcation"
         assert row["tensors_nonzero"].startswith("features.0.weight:")
+    assert len(notes.of("bifurcation")) == 2
+    for row in notes.of("bifurcation"):
+        assert row["tensor"] == "features.0.weight"
+        assert row["tied"] > 1
+        assert row["difference"] != 0
+        assert row["patches"].startswith("differ in")
 
 
 def test_batch_statistics_are_not_certified_and_say_so():

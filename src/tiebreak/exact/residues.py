@@ -8,6 +8,7 @@ prove it up to a probability that `primes` bounds, and with enough primes outrig
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -57,6 +58,11 @@ class Residues(Numbers[Tensor]):
             self._encoded[id(x)] = (x, self.encode(x))  # x is kept so that its id stays its own
         return self._encoded[id(x)][1]
 
+    def number(self, share: Fraction) -> float:
+        """The residue of a rational whose denominator the prime does not divide."""
+        residue = residue_of(share, prime=self.prime)
+        return residue - self.prime if residue > self.prime // 2 else residue
+
     def batch(self, x: Tensor) -> Tensor:
         """The batch."""
         return self.encode(x)
@@ -90,7 +96,7 @@ class Residues(Numbers[Tensor]):
             operation.columns.t(),
             reduce=self.reduce,
         )
-        return self.reduce(total.mul_(self._shares(operation.divisor)))
+        return self.reduce(total.mul_(self.quotients(operation.divisor)))
 
     def add(self, first: Tensor, second: Tensor) -> Tensor:
         """Sum."""
@@ -112,11 +118,11 @@ class Residues(Numbers[Tensor]):
         """Another shape."""
         return x.reshape(shape)
 
-    def _shares(self, divisor: Tensor) -> Tensor:
+    def quotients(self, divisor: Tensor) -> Tensor:
         """1 / n for whole numbers n."""
         if id(divisor) not in self._encoded:
-            inverse = {n: pow(int(n), -1, self.prime) for n in divisor.unique().tolist()}
-            table = divisor.clone().cpu().apply_(lambda n: _symmetric(inverse[n], self.prime))
+            inverse = {n: self.number(Fraction(1, int(n))) for n in divisor.unique().tolist()}
+            table = divisor.clone().cpu().apply_(lambda n: inverse[n])
             self._encoded[id(divisor)] = (divisor, table.to(divisor.device))
         return self._encoded[id(divisor)][1]
 
@@ -135,12 +141,8 @@ class Residues(Numbers[Tensor]):
             shares = rule.shares(number) if number else (rule.beta * 0,) * 3
             if difference and number:
                 shares = [one - other for one, other in zip(shares, native.shares(number), strict=True)]
-            rows.append([_symmetric(residue_of(share, prime=self.prime), self.prime) for share in shares])
+            rows.append([self.number(share) for share in shares])
         return torch.tensor(rows, dtype=torch.float64, device=device).t()
-
-
-def _symmetric(residue: int, prime: int) -> int:
-    return residue - prime if residue > prime // 2 else residue
 
 
 class Adjoint:
@@ -237,7 +239,7 @@ class Adjoint:
                 scale = numbers.constant(operation.scale).reshape((-1,) + (1,) * (adjoint.dim() - 2))
                 result = reduce(adjoint * scale)
             case AveragePool2d() as operation:
-                shared = reduce(adjoint * numbers._shares(operation.divisor))
+                shared = reduce(adjoint * numbers.quotients(operation.divisor))
                 rows = contraction.exact_product(operation.rows.t(), shared, reduce=reduce)
                 result = contraction.exact_product(rows, operation.columns, reduce=reduce)
             case ReLU():

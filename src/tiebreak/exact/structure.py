@@ -72,7 +72,7 @@ def structure(graph: Graph, *, primes: Sequence[int], seed: int) -> Structure:
     """
     keep: frozenset[int] = frozenset()
     balls = Evaluation(_TrainingBalls(), graph, graph.batch, keep=keep)
-    hashes = [Evaluation(_Classes(prime, seed), graph, graph.batch, keep=keep) for prime in primes]
+    hashes = [Evaluation(Classes(prime, seed), graph, graph.batch, keep=keep) for prime in primes]
     found = Structure()
     none: dict[int, Decision] = {}
     for index in graph.pools:
@@ -177,7 +177,7 @@ def _normalised(x: Ball, operation: BatchNorm2d) -> Ball:
     return Ball(result, bound * (1 + 32 * UNIT) + 2.0**-1000)
 
 
-class _Classes(Numbers[Tensor]):
+class Classes(Numbers[Tensor]):
     """Hashes of what each place sees of the batch: (N, 1, rows, columns) residues, one for all channels."""
 
     def __init__(self, prime: int, seed: int) -> None:

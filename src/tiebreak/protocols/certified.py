@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from fractions import Fraction
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.data import Batch
-from tiebreak.design.axes import PoolJacobian
+from tiebreak.design.axes import PoolJacobian, Selection
 from tiebreak.exact.certificate import Certificate, Label
 from tiebreak.exact.certify import certify_graph, cotangent_of
-from tiebreak.exact.graph import NotCertifiableError
+from tiebreak.exact.dissect import dissect
+from tiebreak.exact.graph import Graph, NotCertifiableError
 from tiebreak.exact.record import record
 from tiebreak.numerics.gap import Gap
 from tiebreak.protocols.setting import Setting
@@ -30,7 +33,8 @@ def certificate_rows(
 ) -> Iterator[Row]:
     """A `certificate` row a Jacobian and a `pool_truth` row a pool for one batch.
 
-    The network is run once more in the cell's arithmetic, to know which windows tied in floating point.
+    The network is run once more in the cell's arithmetic, to know which windows tied in floating point. Where
+    D is not 0 for a rule of the beta family, a `bifurcation` row takes the first such one apart.
 
     Args:
         setting: the trial's.
@@ -41,6 +45,8 @@ def certificate_rows(
         seed: of the primes.
     """
     certificate: Certificate | None = None
+    graph: Graph | None = None
+    cotangent: Tensor | None = None
     reason = ""
     try:
         graph, output = record(model, batch.images, forward=lambda: setting.forward(model, batch)[0])
@@ -55,10 +61,42 @@ def certificate_rows(
             yield row | {"label": str(label), "different": None, "reason": reason}
         else:
             yield row | _certified(certificate, place, gap)
+    if certificate is not None and graph is not None and cotangent is not None:
+        yield from _dissected(setting, model, batch, graph, cotangent, certificate, compared)
     for index, pool in enumerate(certificate.pools if certificate else ()):
         yield {"row": "pool_truth", "pool": index} | {
             item.name: getattr(pool, item.name) for item in fields(pool) if item.name != "where"
         }
+
+
+def _dissected(
+    setting: Setting,
+    model: nn.Module,
+    batch: Batch,
+    graph: Graph,
+    cotangent: Tensor,
+    certificate: Certificate,
+    compared: Sequence[PoolJacobian],
+) -> Iterator[Row]:
+    for jacobian, verdict in zip(compared, certificate.verdicts, strict=True):
+        if not verdict.different or jacobian.selection is not Selection.BETA:
+            continue
+        found = dissect(
+            graph,
+            cotangent,
+            beta=Fraction(jacobian.beta),
+            primes=certificate.evidence.primes,
+            seed=certificate.evidence.seed,
+        )
+        if found is None:
+            continue
+        index = tuple(map(int, found.index.split(",")))
+        (gradient,) = torch.autograd.grad(setting.loss(model, batch), model.get_parameter(found.tensor))
+        entry = float(gradient[index])
+        row: Row = {"row": "bifurcation", "jacobian": jacobian.label, "beta": jacobian.beta}
+        row |= {item.name: getattr(found, item.name) for item in fields(found) if item.name != "where"}
+        yield row | {"gradient": entry, "share": abs(found.difference / entry) if entry else None}
+        return
 
 
 def _certified(certificate: Certificate, place: int, gap: Gap) -> Row:

@@ -29,8 +29,8 @@ from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
 
 ROW_KINDS = {
     "noise": ("noise",),
-    "zones": ("gap", "pool", "certificate", "pool_truth"),
-    "trajectory": ("gap", "pool", "certificate", "pool_truth"),
+    "zones": ("gap", "pool", "certificate", "pool_truth", "bifurcation"),
+    "trajectory": ("gap", "pool", "certificate", "pool_truth", "bifurcation"),
     "train": ("epoch", "nonfinite"),
     "drift": ("drift",),
     "lr_search": ("candidate", "best"),
@@ -230,6 +230,8 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         pools = pools.merge(cells[["cell", "protocol"]], on="cell")
         if len(pools := pools[pools["protocol"] == "zones"].drop(columns="protocol")):
             tables["ties"] = tie_table(pools)
+    if len(apart := frames.of("bifurcation")):
+        tables["bifurcations"] = apart
     if len(truths := frames.of("pool_truth")):
         tables["windows"] = window_table(truths)
     if len(training := frames.trials[by_protocol == "train"]):
