@@ -256,6 +256,27 @@ class Others(nn.Module):
         return self.head(functional.adaptive_max_pool1d(x, 1).flatten(1))
 
 
+class Adaptive(Net):
+    def forward(self, x):
+        x = self.pool(functional.relu(self.conv1(x)))
+        x = functional.adaptive_max_pool2d(functional.relu(self.conv2(x)), 3)
+        return self.head(x.flatten(1))
+
+
+def test_a_certificate_is_about_the_pools_that_are_switched_and_no_others():
+    """The planted ties lie in a pool that keeps PyTorch's rule: there is no gap, and no label for it."""
+    model = Adaptive()
+    with torch.no_grad():
+        model.conv2.weight[2] = 0
+        model.conv2.bias[2] = 0.5
+    assert certify(model, images(), LABELS).verdicts[0].different
+    section = only(audit(model, (images(), LABELS), precisions=["fp64"]))
+    assert section.label is None
+    assert section.reason.startswith("not certifiable, because a certificate is about every max pool")
+    assert "nets.py" not in section.reason
+    assert "test_audit.py:" in section.reason
+
+
 def test_pools_that_are_not_handled_are_named():
     found = audit(Others(), (images(), LABELS), certify=False)
     assert len(only(found).layers) == 1

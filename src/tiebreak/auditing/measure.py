@@ -143,9 +143,8 @@ def _section(
     certificate: Certificate | str = "not asked for"
     if certify:
         say("deciding over the reals")
-        certificate = subject.certificate(
-            [rule for rule in jacobians if rule.selection is not Selection.RANDOM]
-        )
+        rules = [rule for rule in jacobians if rule.selection is not Selection.RANDOM]
+        certificate = subject.certificate(rules, calls=measured.calls)
     return measured.section(certificate, remarks=remarks), measured.left
 
 

@@ -251,10 +251,22 @@ class Subject:
             else self
         )
 
-    def certificate(self, jacobians: Sequence[PoolJacobian]) -> Certificate | str:
-        """What is true over the reals, or why that is not known."""
+    def certificate(self, jacobians: Sequence[PoolJacobian], *, calls: Sequence[Call]) -> Certificate | str:
+        """What is true over the reals, or why that is not known.
+
+        Args:
+            jacobians: rules that have a meaning there.
+            calls: the pools whose rule is switched; one that keeps its own would be switched over the reals.
+        """
         try:
             graph, output = record(self.network, self.batch.images, forward=lambda: self._output()[0])
+            switched = iter([str(call.place) for call in calls])
+            for where in (graph.nodes[index].where for index in graph.pools):
+                if where not in switched:  # which looks on from the last one that was found
+                    return (
+                        "not certifiable, because a certificate is about every max pool, and the one at "
+                        f"{where} keeps PyTorch's own rule here."
+                    )
             cotangent = cotangent_of(self._wide().loss_of, output, self.batch.labels)  # pyright: ignore[reportArgumentType]
             return certify_graph(graph, cotangent, jacobians=jacobians)
         except UserError as error:
