@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 
+import networks
 import pytest
 import torch
 from networks import random_point
@@ -718,3 +719,100 @@ def test_a_cotangent_of_another_shape(shape):
     with pytest.raises(UserError, match="cotangent"):
         certify_graph(graph, torch.ones(shape).double(), seed=0)
     assert certify_module.LOG2_ERROR == -40.0
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_no_image_is_left_out(chunk):
+    """With parts of -1 images none would be looked at, and D = 0 of nothing."""
+    graph, _ = record(symmetric(), flat())
+    with pytest.raises(UserError, match="chunk"):
+        certify_graph(graph, torch.ones(3, 3).double(), chunk=chunk)
+
+
+@pytest.mark.parametrize("loss", [lambda output, _: output, lambda *_: torch.tensor(1.0), lambda *_: 1.0])
+def test_a_loss_without_a_derivative(loss):
+    with pytest.raises(UserError, match="the loss must be one number"):
+        certify(small(), flat(), torch.zeros(3).long(), loss=loss)
+
+
+def test_a_window_without_a_pixel_has_no_maximum():
+    """All entries of a dilated window lie beside the image: minus infinity, which is no real number."""
+    pool = MaxPool2d(PoolGeometry.of(2, padding=1, dilation=4), torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8))
+    nodes = (
+        Node(Input(), (), (1, 1, 3, 3), "batch"),
+        Node(pool, (0,), (1, 1, 1, 1), "pool"),
+        Node(Reshape(), (1,), (1, 1), "flatten"),
+    )
+    with pytest.raises(NotCertifiableError, match="no pixel"):
+        certify_graph(Graph(nodes, 2, torch.ones(1, 1, 3, 3).double(), {}), ones())
+
+
+@pytest.mark.parametrize("kind", ["tensor", "parameter", "module", "module, full"])
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")  # what is registered here on purpose
+def test_hooks_that_change_a_derivative(kind):
+    net = small()
+    match kind:
+        case "tensor":
+            net[0].register_forward_hook(lambda _, __, output: output.register_hook(lambda g: 2 * g) and None)
+        case "parameter":
+            net[0].weight.register_hook(lambda g: 2 * g)
+        case "module":
+            net[0].register_backward_hook(lambda _, __, ___: None)
+        case "module, full":
+            net[0].register_full_backward_hook(lambda _, __, ___: None)
+    with pytest.raises(NotCertifiableError, match="hook"):
+        certify(net, flat(), torch.zeros(3).long())
+
+
+def test_a_batch_that_the_network_changes():
+    """The batch is what it was before."""
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = symmetric()
+
+        def forward(self, x):
+            return self.net(x.add_(x))
+
+    images = flat()
+    graph, _ = record(Doubled(), images.clone())
+    assert torch.equal(graph.batch, images.double())
+    judged(Doubled(), images)
+    with pytest.raises(UserError, match="inference_mode"), torch.inference_mode():
+        certify(symmetric(), flat(), torch.zeros(3).long())
+
+
+def test_a_part_without_derivatives():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = symmetric()
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.net[0](x)
+            return self.net[1:](x)
+
+    with pytest.raises(NotCertifiableError, match="no_grad"):
+        certify(Frozen(), flat(), torch.zeros(3).long())
+
+
+NUMBERS = [
+    (1e300, -1e300, 1e-300, 1.0),
+    (1.5 * 2.0**1023, -1.5 * 2.0**1023, 1.0, -1.0, 0.0),
+    (2.0**-538, -(2.0**-538), 2.0**-537, 2.0**-1074),
+    (2.0**-1074, 1.0, -1.0, 2.0**-1073),
+    (1e160, -1e160, 1e-160, -1e-160, 1.0),
+    (1 + 2.0**-52, 1.0, -1.0, 1 - 2.0**-53),
+    (1 / 3, -1 / 3, 2 / 3, -2 / 3, 1.0),
+]
+
+
+@pytest.mark.parametrize("numbers", NUMBERS, ids=str)
+def test_random_networks_at_the_ends_of_the_range(numbers, monkeypatch):
+    """As those beside the oracle, made of the largest, the smallest and the closest numbers of float64."""
+    monkeypatch.setattr(networks, "_numbers", lambda _: numbers)
+    for seed in range(6):
+        point = random_point(seed)
+        judged_graph(point.graph, point.cotangent, seed=seed)

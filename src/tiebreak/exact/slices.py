@@ -24,10 +24,11 @@ from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
 from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
 
 BITS = 20
-FIRST_DIGITS, MOST_DIGITS = 4, 90
+FIRST_DIGITS, MOST_DIGITS = 4, 512
 Product = Callable[[Tensor, Tensor], Tensor]
 Split = Callable[[Tensor, Tensor], list[Tensor]]
 _RADIX = 2.0**BITS
+_MUCH = 2.0**1000
 _GROWTH = 1 + 2.0**-20
 """Covers every rounding of a bound: each is a sum of fewer than 2**30 positive float64 numbers."""
 
@@ -149,12 +150,16 @@ class FixedPoint(Numbers[Fixed]):
             largest = larger.where(above > 0, largest)
 
     def _ball(self, digits: Tensor, error: Tensor) -> Ball:
-        """Horner's rule: exact until 2**53 is passed, and from there on each step rounds relatively."""
-        scale = 1.0 if len(digits) <= 40 else 2.0**-900  # so that no number overflows
+        """Horner's rule: exact until 2**53 is passed, and from there on each step rounds relatively.
+
+        A size above `_MUCH` is given as `_MUCH`, and a bound next to that as infinite: a sign and an order
+        below the largest number are what is asked, and for these it is as good.
+        """
         value = torch.zeros_like(error)
         for digit in digits:
-            value = value * _RADIX + digit * scale
-        return Ball(value, (error * scale + 2 * (len(digits) + 1) * UNIT * value.abs()) * _GROWTH)
+            value = (value * _RADIX + digit).clamp_(-_MUCH, _MUCH)
+        radius = (error + 2 * (len(digits) + 1) * UNIT * value.abs()) * _GROWTH
+        return Ball(value, radius.where(radius < _MUCH / 2, math.inf))
 
     def _encode(self, x: Tensor, *, width: int | None = None) -> Fixed:
         """Digits of float64 numbers, the rest in the bound."""
