@@ -64,8 +64,8 @@ class Verdict:
     Attributes:
         rule: label of the rule.
         different: whether D != 0; None where that is undecided.
-        num_nonzero: number of entries of D that are proved not to be 0, a parameter tensor; those with none are
-            left out.
+        num_nonzero: number of entries of D that are proved not to be 0, a parameter tensor; those with none
+            are left out.
         entries: where D is not 0, bool a parameter; None unless asked for.
     """
 
