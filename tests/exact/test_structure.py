@@ -30,7 +30,7 @@ def digits(tmp_path, number=8):
 def test_where_structure_says_equal_the_derivatives_are():
     """The argument does not need batch norm, so the oracle can judge it on networks without."""
     said = differ = live = 0
-    for seed in range(700):
+    for seed in range(350):
         point = random_point(seed)
         try:
             found = structure(point.graph, primes=draw_primes(6, seed=seed), seed=seed)
@@ -44,7 +44,7 @@ def test_where_structure_says_equal_the_derivatives_are():
                 said += 1
                 live += found.live > 0
                 assert not different, seed
-    assert min(said, differ, live) > 50, (said, differ, live)
+    assert min(said, differ, live) > 25, (said, differ, live)
 
 
 @pytest.mark.parametrize("arch", ["lenet5", "densenet121"])

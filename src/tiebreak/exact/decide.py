@@ -235,8 +235,7 @@ class Walk:
     def _windows(self, node: Node, tied: Tensor) -> Windows:
         size = self.graph.nodes[node.inputs[0]].shape[2:]
         pixels = pixel_numbers(node, (size[0], size[1]), device=tied.device)
-        first = tied.int().argmax(0)
-        chosen = pixels[:, None, None].expand(-1, *tied.shape[1:3], -1, -1).gather(0, first[None])[0]
+        chosen = first_of(pixels[:, None, None], tied)
         return Windows(tied, tied.sum(0), chosen.flatten(2))
 
 
@@ -273,5 +272,18 @@ def _are_equal(residues: Tensor, candidates: Tensor) -> Tensor:
         residues: (primes, entries, windows).
         candidates: (entries, windows) bool.
     """
-    first = candidates.int().argmax(0).expand(len(residues), 1, -1)
-    return ~((residues != residues.gather(1, first)) & candidates).any(0).any(0)
+    first = torch.stack([first_of(residue, candidates) for residue in residues])
+    return ~((residues != first[:, None]) & candidates).any(0).any(0)
+
+
+def first_of(values: Tensor, marked: Tensor) -> Tensor:
+    """The value of the first marked entry along the first axis, of the last entry where none is marked.
+
+    Args:
+        values: (entries, ...), broadcast to `marked`.
+        marked: (entries, ...) bool.
+    """
+    result = values[-1].expand(marked.shape[1:])
+    for value, mark in zip(reversed(values[:-1].unbind()), reversed(marked[:-1].unbind()), strict=True):
+        result = torch.where(mark, value, result)
+    return result

@@ -37,7 +37,7 @@ def residues(x: Tensor, *, prime: int) -> Tensor:
         float64 of the shape of x, whole numbers of at most prime / 2 in size.
     """
     whole, exponent = significands(x)
-    powers = torch.tensor(_powers_of_two(prime), device=x.device)
+    powers = _powers_of_two(prime, x.device)
     result = (whole % prime) * powers[exponent - _LOWEST] % prime
     return torch.where(result > prime // 2, result - prime, result).double()
 
@@ -80,8 +80,8 @@ def subnormal_numbers_are_kept() -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _powers_of_two(prime: int) -> list[int]:
+def _powers_of_two(prime: int, device: torch.device) -> Tensor:
     powers = [pow(2, _LOWEST, prime)]
     for _ in range(_LOWEST, _HIGHEST):
         powers.append(2 * powers[-1] % prime)
-    return powers
+    return torch.tensor(powers, device=device)
