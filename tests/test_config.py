@@ -81,8 +81,8 @@ def test_the_content_can_be_named_and_is_nothing_for_the_other_data():
 
 
 def test_certified_labels_are_a_setting_of_zones():
-    assert run("protocol=zones", "protocol.certify=true").trial.cell.measure.certify is True
-    assert "certify" in refused("protocol=train", "+protocol.certify=true")
+    assert run("protocol=zones", "certify=true").trial.cell.measure.certify is True
+    assert "certify belongs to protocol=zones" in refused("protocol=train", "certify=true")
 
 
 def test_a_paired_protocol_takes_its_jacobians_from_the_lists():

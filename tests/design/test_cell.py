@@ -470,7 +470,7 @@ REFUSED = {
         lambda: Data(name="imagenet", content="auto"),
         ["data.content", "12 hexadecimal digits", "got 'auto' with imagenet"],
     ),
-    "certify": (lambda: Zones(certify=1), ["protocol.certify must be true or false, got 1"]),
+    "certify": (lambda: Zones(certify=1), ["certify must be true or false, got 1"]),
     "precision": (lambda: cell_with(precision="fp24"), ["precision must be one of fp16", "got 'fp24'"]),
     "search on the test set": (
         lambda: cell_with(measure=LrSearch()),

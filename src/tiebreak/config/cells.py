@@ -25,7 +25,7 @@ from tiebreak.design.content import digest
 PLACES = ("replicate", "results", "data_root")
 """The keys that are no part of the cell."""
 
-_OWN_KEYS = ("batch_norm", "init", "device", "num_threads", "memory_format", "deterministic")
+_OWN_KEYS = ("batch_norm", "certify", "init", "device", "num_threads", "memory_format", "deterministic")
 _EPS = 1e-8
 _EPS_HALF = 1e-4  # well above 2**-24, the smallest positive fp16
 
@@ -90,8 +90,15 @@ def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Cont
         raise ConfigError(f"protocol must be one of {', '.join(MEASURES)}, got {name!r}.")
     kind = MEASURES[name]
     settings = _names(kind)
-    protocol = _group(tree, "protocol", {"name", *settings - {"optimizer"}})
+    protocol = _group(tree, "protocol", {"name", *settings - {"optimizer", "certify"}})
     del protocol["name"]
+    if "certify" in settings:
+        protocol["certify"] = tree["certify"]
+    elif tree["certify"] is not False:
+        raise ConfigError(
+            f"certify belongs to protocol=zones, got certify={tree['certify']!r} with protocol={name}. "
+            "Leave it out; protocol=trajectory certifies always."
+        )
     if "optimizer" in settings:
         protocol["optimizer"] = _optimizer(tree, precision)
     network = _group(tree, "arch", {"name"}, optional="stem_pool")

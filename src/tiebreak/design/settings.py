@@ -241,7 +241,7 @@ class Zones(_Checked):
 
     num_batches: int = 8
     margins: bool = True
-    certify: bool = False
+    certify: bool = field(default=False, metadata={"key": "certify"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
