@@ -172,7 +172,9 @@ def test_the_callers_settings_do_not_change_a_file(tables, tmp_path):
 
 def test_every_figure_of_a_full_study_is_written(figures_folder):
     names = {path.name for path in figures_folder.iterdir()}
-    assert names == {f"{kind.name}.{suffix}" for kind in FIGURES for suffix in ("pdf", "png")}
+    certified = {"confusion", "truth_along_training", "windows"}
+    shown = {kind.name for kind in FIGURES} - certified
+    assert names == {f"{name}.{suffix}" for name in shown for suffix in ("pdf", "png")}
     for path in figures_folder.iterdir():
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
 
@@ -192,7 +194,9 @@ def test_a_study_of_diverged_runs_is_drawn_and_stale_figures_go(diverged, tmp_pa
 def test_a_partial_study_is_drawn(partial_store, study, tmp_path):
     tables = write_tables(partial_store, study, tmp_path)
     assert not tables["zones"]["share_above_threshold_low"].notna().any()
-    for kind in FIGURES:
+    drawable = [kind for kind in FIGURES if kind.can_draw(tables)]
+    assert {"zones", "gaps", "ties", "curves"} <= {kind.name for kind in drawable}
+    for kind in drawable:
         kind.draw(read_tables(tmp_path)).draw_without_rendering()
 
 

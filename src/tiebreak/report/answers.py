@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from tiebreak.report.certified_answers import certified_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
 from tiebreak.report.wording import beta_words, count, listed, of_context, percent
@@ -26,11 +27,14 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
         protocols: protocols that the study plans; one without rows yields a sentence that says so.
 
     Returns:
-        Plain text, about eight sentences. Nothing is claimed that a table does not hold.
+        Plain text, about eight sentences, and before them those about certified labels. Nothing is claimed
+        that a table does not hold.
     """
     zones, accuracy = tables.get("zones"), tables.get("accuracy")
     has_run = accuracy is not None and bool((accuracy["num_planned"] > accuracy["num_missing"]).any())
     sentences: list[str] = []
+    if "certified" in tables:
+        sentences += certified_sentences(tables)
     if "zones" in protocols:
         sentences.append("No zones have been measured yet." if zones is None else _gradient(zones))
     if "train" in protocols:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import pandas as pd
 
-from tiebreak.report.zones import Threshold, label
+from tiebreak.report.zones import Threshold, Zone, label
 
 LABELS = (
     "regular",
@@ -26,7 +26,40 @@ class Truth(StrEnum):
 
     EQUAL = "equal"
     DIFFERENT = "different"
-    UNKNOWN = "unknown"
+    UNDECIDED = "undecided"
+    NONFINITE = "nonfinite"
+
+
+class Verdict(StrEnum):
+    """What became of a threshold's word on a draw."""
+
+    RIGHT = "right"
+    FALSE_ALARM = "false_alarm"
+    MISS = "miss"
+    NONE = "none"
+
+
+def verdict(zone: str, truth: str) -> Verdict:
+    """What a threshold's word is worth.
+
+    Args:
+        zone: what it says, a `Zone`.
+        truth: what is true, a `Truth`.
+
+    Returns:
+        `false_alarm`: it says bifurcation and D = 0. `miss`: it says compensation or regular and D != 0.
+        `none`: it says nothing, or the truth is not known.
+
+    Example:
+        >>> verdict("bifurcation", "equal").value, verdict("regular", "different").value
+        ('false_alarm', 'miss')
+    """
+    if zone in (Zone.UNDEFINED, Zone.NONFINITE) or truth in (Truth.UNDECIDED, Truth.NONFINITE):
+        return Verdict.NONE
+    is_alarm, is_different = zone == Zone.BIFURCATION, truth == Truth.DIFFERENT
+    if is_alarm == is_different:
+        return Verdict.RIGHT
+    return Verdict.FALSE_ALARM if is_alarm else Verdict.MISS
 
 
 _TRUTH = {
@@ -34,6 +67,8 @@ _TRUTH = {
     "compensation": Truth.EQUAL,
     "bifurcation": Truth.DIFFERENT,
     "masked_bifurcation": Truth.DIFFERENT,
+    "undecided": Truth.UNDECIDED,
+    "nonfinite": Truth.NONFINITE,
 }
 
 
@@ -45,9 +80,9 @@ def certified_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFr
         gaps: rows of kind `gap` of the same draws.
 
     Returns:
-        `num_draws`, `num_inits`, `num_<label>` of each label, `gap_sup_max` over the finite draws that are
-        equal over the reals and `num_nonzero_max` over all, `num_primes_max`, `log2_error_max` of a draw,
-        `num_escalated`, `digits_max` and `num_vacuous`.
+        `num_draws`, `num_inits`, `num_<label>` of each label, `gap_relative_max_equal` over the draws that
+        are equal over the reals (NaN without any) and, over those that were decided, `num_nonzero_max`,
+        `num_primes_max`, `log2_error_max` of a draw, `num_escalated` (a sum), `digits_max` and `num_vacuous`.
     """
     joined = _joined(certificates, gaps)
     records = []
@@ -82,9 +117,7 @@ def confusion_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFr
     frames = []
     for recipe in Threshold:
         joined = _joined(certificates, gaps.assign(zone=label(gaps, threshold=recipe)))
-        joined = joined.assign(
-            recipe=str(recipe), truth=[str(_TRUTH.get(str(name), Truth.UNKNOWN)) for name in joined["label"]]
-        )
+        joined = joined.assign(recipe=str(recipe), truth=[str(_TRUTH[str(name)]) for name in joined["label"]])
         keys = [*_by(joined), "recipe", "zone", "truth"]
         frames.append(joined.groupby(keys, sort=False, dropna=False).size().rename("num_draws").reset_index())
     return pd.concat(frames, ignore_index=True)
@@ -106,11 +139,12 @@ def window_table(pools: pd.DataFrame) -> pd.DataFrame:
         "missed_by_rounding",
         "other_maxima",
     ]
-    return pools.groupby(keys, sort=False, as_index=False)[counts].sum()
+    # A draw of an untrained network has no epoch, beside one along training: it is no less a draw.
+    return pools.groupby(keys, sort=False, as_index=False, dropna=False)[counts].sum()
 
 
 def _by(joined: pd.DataFrame) -> list[str]:
-    return [name for name in ("cell", "epoch", "jacobian") if name in joined]
+    return [name for name in ("cell", "epoch", "jacobian", "beta") if name in joined]
 
 
 def _joined(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tiebreak.report.certified_figures import confusion_figure, truth_figure, windows_figure
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.style import save
 from tiebreak.report.tables import read_tables
@@ -28,6 +29,8 @@ class FigureKind:
         caption: how to read it.
         needs: every table without which there is no figure.
         draw: tables to figure.
+        applies: whether these tables hold something to draw.
+        is_untrained_only: whether draws along training, where there are some, are left out.
     """
 
     name: str
@@ -36,9 +39,69 @@ class FigureKind:
     caption: str
     needs: tuple[str, ...]
     draw: Callable[[Tables], Figure]
+    applies: Callable[[Tables], bool] = lambda tables: True
+    is_untrained_only: bool = False
+
+    def words(self, tables: Tables) -> str:
+        """The caption and, beside draws along training that the figure leaves out, that it does."""
+        has_epochs = "certified" in tables and "epoch" in tables["certified"]
+        left_out = " Networks as they were drawn: draws along training are in the figures of the truth only."
+        return self.caption + (left_out if self.is_untrained_only and has_epochs else "")
+
+    def can_draw(self, tables: Tables) -> bool:
+        """Whether the tables are there and hold something to draw."""
+        return all(name in tables for name in self.needs) and self.applies(tables)
 
 
 FIGURES = (
+    FigureKind(
+        name="confusion",
+        title="What is true over the reals, and what the thresholds say",
+        table="confusion",
+        caption=(
+            "Each precision has a small table of its draws. Columns, the truth: = the gradient is the same "
+            "with both rules at ties over the reals (D = 0), ≠ it is not (a bifurcation); where they occur, "
+            "? undecided and ∞ not finite. Rows, what the threshold says of the gap in floating point. A "
+            "count is stronger in colour the larger its share of the draws. Orange is a false alarm "
+            "(bifurcation is said, and D = 0), pink a miss (something else is said, and D is not 0). Draws "
+            "along training are counted over all epochs. Each label is about the fixed cotangent g, the "
+            "derivative of the loss at the logits as the program computed them, and about parameters and "
+            "images as the format holds them."
+        ),
+        needs=("confusion",),
+        draw=lambda tables: confusion_figure(tables["confusion"]),
+    ),
+    FigureKind(
+        name="truth_along_training",
+        title="Bifurcations along training",
+        table="certified",
+        caption=(
+            "How many of the draws are bifurcations: over the reals, the gradient depends on the rule at "
+            "ties. By epochs trained and precision; a tile is stronger in colour the larger the share. Draws "
+            "that are undecided or not finite are named in their tile and count among all. Each label is "
+            "about the fixed cotangent g, the derivative of the loss at the logits as the program computed "
+            "them."
+        ),
+        needs=("certified",),
+        draw=lambda tables: truth_figure(tables["certified"]),
+        applies=lambda tables: "epoch" in tables["certified"],
+    ),
+    FigureKind(
+        name="windows",
+        title="Ties over the reals, and what rounding makes of them",
+        table="windows",
+        caption=(
+            "Shares of all pooling windows, by pool, from left to right: tied over the reals (filled), and "
+            "of these those at a dead zero (hollow: the maximum is the 0 of a ReLU, which passes no "
+            "gradient on); tied over the reals and not at a dead zero; tied in floating point and not over "
+            "the reals; tied over the reals and not in floating point. From the second panel on the axis is "
+            "logarithmic, and linear next to zero: a share of exactly 0 stands on the line of 0. Marks: all "
+            "draws together; along training, arms reach from the lowest to the highest epoch. Ties do not "
+            "depend on the cotangent g; the labels of the draws do, and are about the fixed g of each."
+        ),
+        needs=("windows",),
+        draw=lambda tables: windows_figure(tables["windows"]),
+    ),
     FigureKind(
         name="zones",
         title="Share of batches with a gap above the threshold",
@@ -54,6 +117,7 @@ FIGURES = (
         ),
         needs=("zones",),
         draw=lambda tables: zones_figure(tables["zones"]),
+        is_untrained_only=True,
     ),
     FigureKind(
         name="gaps",
@@ -66,6 +130,7 @@ FIGURES = (
         ),
         needs=("gaps",),
         draw=lambda tables: gaps_figure(tables["gaps"]),
+        is_untrained_only=True,
     ),
     FigureKind(
         name="ties",
@@ -80,6 +145,7 @@ FIGURES = (
         ),
         needs=("ties",),
         draw=lambda tables: ties_figure(tables["ties"]),
+        is_untrained_only=True,
     ),
     FigureKind(
         name="accuracy",
@@ -165,7 +231,7 @@ def draw_figures(tables_folder: Path, figures_folder: Path) -> list[Path]:
     written: list[Path] = []
     for kind in FIGURES:
         path = figures_folder / kind.name
-        if all(name in tables for name in kind.needs):
+        if kind.can_draw(tables):
             written += save(kind.draw(tables), path)
         else:
             for suffix in (".pdf", ".png"):

@@ -21,6 +21,7 @@ from tiebreak.report.panels import (
     precisions,
     rule_tick,
     rules,
+    span,
     whole_ticks,
 )
 from tiebreak.report.style import (
@@ -40,6 +41,7 @@ _RECIPES = {
 }
 
 _TICK_POINTS = 24.0  # that the words of a tick need
+_LETTER_POINTS = 4.0  # of a letter below an axis
 
 
 def zones_figure(zones: pd.DataFrame) -> Figure:
@@ -97,10 +99,12 @@ def zones_figure(zones: pd.DataFrame) -> Figure:
 
 def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str]) -> None:
     ticks = []
+    place = 72 * 0.85 * PAGE_INCHES / len(_RECIPES) / len(names)
     for index, name in enumerate(names):
         here = part[part["precision"] == name]
+        words = name if (len(name) + 1) * _LETTER_POINTS <= place else name.replace("_", "\n")
         if not len(here):
-            ticks.append(f"{name}\nnot run")
+            ticks.append(f"{words}\nnot run")
             continue
         if here["threshold"].isna().all():
             note(axes, index, 4, "no threshold published")
@@ -109,8 +113,8 @@ def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str]) -> None:
             if (here["threshold_source"] == "ours").all() and here["recipe"].iloc[0] == "published"
             else ""
         )
-        inits, draws = _span(here["num_inits"]), _span(here["num_draws"])
-        ticks.append(f"{name}{ours}\n{inits} inits\n{draws} draws")
+        inits, draws = span(here["num_inits"]), span(here["num_draws"])
+        ticks.append(f"{words}{ours}\n{inits} inits\n{draws} draws")
     axes.set_xticks(range(len(names)), ticks)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(-3, 103)
@@ -169,8 +173,11 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
                 here = gaps[(gaps["precision"] == name) & (gaps["context"] == title)]
                 _say_draws(axes, here)
             panels.axes[names.index(name), 0].set_ylabel("draws (%)")
+        words = "gap: sum over tensors of sup norms (gradient units)"
+        if len(columns) > 2:
+            figure.supxlabel(words, fontsize=7.5)
         for axes in panels.axes[-1]:
-            axes.set_xlabel("gap: sum over tensors of sup norms (gradient units)")
+            axes.set_xlabel("" if len(columns) > 2 else words)
         panels.lift_titles(9)
         panels.legend(title=f"Jacobian, compared with {_references(gaps)}; dashed: published threshold")
     return figure
@@ -190,6 +197,7 @@ def ties_figure(ties: pd.DataFrame) -> Figure:
     if (ties["share_below_zero"] > 0).any():
         kinds["below_zero"] = "tied below zero"
     rows = list(dict.fromkeys(ties["context"]))
+    inits = {name: span(group["num_inits"]) for (name,), group in groups(ties, "precision")}
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.8 + 1.8 * len(rows))
         panels = grid(figure, rows=rows, columns=list(kinds.values()), share_y=False)
@@ -202,13 +210,13 @@ def ties_figure(ties: pd.DataFrame) -> Figure:
                     yerr=_reach(group, share) if f"{share}_low" in group else None,
                     fmt=shapes[name],
                     color=palette[name],
-                    label=f"{name} ({_span(group['num_inits'])} inits)",
+                    label=f"{name} ({inits[name]} inits)",
                     gid=f"{kind}:{name}",
                     clip_on=False,
                     zorder=3,
                 )
         _dress_ties(panels, ties, kinds)
-        panels.legend(title="precision")
+        panels.legend(title="precision", num_columns=4 if len(names) > 4 else 6)
     return figure
 
 
@@ -266,12 +274,7 @@ def _say_draws(axes: Axes, here: pd.DataFrame) -> None:
         return
     draws = here.groupby("jacobian")["num_draws"].sum()
     axes.annotate(
-        f"n = {_span(here['num_inits'])} inits, {_span(draws)} draws", xy=(1, 1), xycoords="axes fraction",
+        f"n = {span(here['num_inits'])} inits, {span(draws)} draws", xy=(1, 1), xycoords="axes fraction",
         xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", color=MUTED, fontsize=6.5,
         annotation_clip=False, gid="n",
     )  # fmt: skip
-
-
-def _span(numbers: pd.Series) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return str(low) if low == high else f"{low}–{high}"

@@ -102,6 +102,7 @@ def page(
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         script=Markup((folder / "sort.js").read_text(encoding="utf-8")),
         answers=answers(tables, protocols),
+        has_labels="certified" in tables,
         num_trials=len(trials),
         num_done=len(trials) - outcomes["missing"],
         num_cells=trials["cell"].nunique(),
@@ -110,6 +111,7 @@ def page(
         figures=[
             {
                 "kind": kind,
+                "caption": kind.words(tables),
                 "png": _data_uri(figures_folder / f"{kind.name}.png", "image/png"),
                 "pdf": _small_pdf(figures_folder / f"{kind.name}.pdf"),
                 "table": _shown(kind.table, tables, index),

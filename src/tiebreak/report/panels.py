@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tiebreak.design.axes import Precision
 from tiebreak.design.cell import (
     Data,
     Drift,
@@ -25,12 +24,15 @@ from tiebreak.design.cell import (
     Trajectory,
     Zones,
 )
-from tiebreak.report.style import DIVERGED, MUTED
+from tiebreak.report.order import COARSE_TO_FINE
+from tiebreak.report.style import DIVERGED, MUTED, PAGE_INCHES
+from tiebreak.report.wording import beta_words
 
 _BARE = ("data", "arch", "optimizer", "precision", "forward")
 _RULE = ("precision", "jacobian", "beta", "selection", "forward", "protocol")
 _SUFFIX = "-blended"
 _DIGIT_POINTS = 4.2  # of a digit in small print
+_BOLD_POINTS = 5.4  # of a letter in the name of a panel
 
 
 def axis_names() -> tuple[str, ...]:
@@ -59,12 +61,25 @@ def groups(table: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[str, ...], 
 def context(table: pd.DataFrame) -> pd.Series:
     """Words for whatever distinguishes cells besides precision and pool Jacobian; "" if nothing does.
 
-    Batch norm comes in words of its own; a panel has one context.
+    Batch norm comes in words of its own; a panel has one context. An axis that follows from those named
+    before it (the batch size, where each data set has one) goes without saying.
     """
-    names = [name for name in varying_axes(table) if name not in _RULE]
+    names = _telling([name for name in varying_axes(table) if name not in _RULE], table)
     if not names:
         return pd.Series("", index=table.index, dtype=object)
     return table.apply(lambda row: ", ".join(_word(name, row[name]) for name in names), axis=1).astype(str)
+
+
+def _telling(names: list[str], table: pd.DataFrame) -> list[str]:
+    """Those of the axes that are always named, and of the others those that the ones before leave open."""
+    known = [name for name in ("protocol",) if name in table]
+    kept: list[str] = []
+    for name in names:
+        before = [*known, *kept]
+        follows = bool(before) and table.groupby(before, dropna=False)[name].nunique(dropna=False).max() == 1
+        if name in (*_BARE, "batch_norm") or not follows:
+            kept.append(name)
+    return kept
 
 
 def _word(name: str, value: Any) -> str:
@@ -75,10 +90,31 @@ def _word(name: str, value: Any) -> str:
     return str(value) if name in _BARE else f"{name.replace('_', ' ')} {value}"
 
 
+def setting(table: pd.DataFrame, *, names_rule: bool = True) -> pd.Series:
+    """Context, whether networks are as drawn or along training and, of several, the rule at ties.
+
+    Args:
+        table: of certified draws; a row without `epoch` is about networks as they were drawn.
+        names_rule: whether `jacobian` is the rule that a row is about.
+    """
+    epochs = table["epoch"] if "epoch" in table else pd.Series(np.nan, index=table.index)
+    words = context(table) + ", " + epochs.isna().map({True: "untrained", False: "along training"})
+    if names_rule and table["jacobian"].nunique() > 1:
+        words += ", " + table["jacobian"].map(beta_words)
+    return words.str.removeprefix(", ")
+
+
+def settings(table: pd.DataFrame) -> list[str]:
+    """Values of column `setting` in the order of the table, networks as they were drawn first."""
+    if "epoch" in table:
+        table = table.sort_values("epoch", na_position="first", kind="stable")
+    return list(dict.fromkeys(table["setting"]))
+
+
 def precisions(table: pd.DataFrame) -> list[str]:
     """Precisions of the table, from the coarsest to the finest."""
     present = set(table["precision"])
-    return [str(precision) for precision in Precision if precision in present]
+    return [name for name in COARSE_TO_FINE if name in present]
 
 
 def rules(table: pd.DataFrame) -> list[str]:
@@ -118,7 +154,7 @@ class Grid:
     def lift_titles(self, points: float) -> None:
         """Leave room between the columns' names and the first row of panels."""
         for name, axes in zip(self.columns, self.axes[0], strict=True):
-            axes.set_title(name, fontweight="bold", pad=6 + points)
+            axes.set_title(_in_lines(name, _column_points(self.columns)), fontweight="bold", pad=6 + points)
 
     def legend(self, *, title: str | None = None, num_columns: int = 6) -> None:
         """One legend above all panels, of the first artist of each label."""
@@ -136,13 +172,39 @@ def grid(figure: Figure, *, rows: list[str], columns: list[str], share_y: bool =
     """Panels with the columns' names above the first row and the rows' names at the right."""
     axes = figure.subplots(len(rows), len(columns), sharex=False, sharey=share_y, squeeze=False)
     for index, name in enumerate(columns):
-        axes[0, index].set_title(name, fontweight="bold")
+        axes[0, index].set_title(_in_lines(name, _column_points(columns)), fontweight="bold")
+    points = 72 * 0.8 * figure.get_figheight() / len(rows)
     for index, name in enumerate(rows):
         axes[index, -1].annotate(
-            name, xy=(1, 0.5), xytext=(5, 0), xycoords="axes fraction", textcoords="offset points", ha="left",
-            va="center", rotation=270, fontweight="bold", annotation_clip=False,
+            _in_lines(name, points), xy=(1, 0.5), xytext=(5, 0), xycoords="axes fraction",
+            textcoords="offset points", ha="left", va="center", rotation=270, fontweight="bold",
+            annotation_clip=False,
         )  # fmt: skip
     return Grid(figure=figure, rows=rows, columns=columns, axes=axes)
+
+
+def _column_points(columns: Sequence[str]) -> float:
+    """Width of a panel and the gap beside it."""
+    return 72 * 0.92 * PAGE_INCHES / len(columns)
+
+
+def _in_lines(name: str, points: float) -> str:
+    """The name, broken at commas where it is longer than its panel."""
+    lines = [""]
+    for part in name.split(", "):
+        longer = f"{lines[-1]}, {part}" if lines[-1] else part
+        if lines[-1] and len(longer) * _BOLD_POINTS > points:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+def span(numbers: pd.Series) -> str:
+    """The smallest and the largest of whole numbers."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def note(axes: Axes, x: float, y: float, text: str, *, colour: str = MUTED) -> None:

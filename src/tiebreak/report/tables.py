@@ -16,13 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from tiebreak.design.axes import Precision
 from tiebreak.design.study import Study
 from tiebreak.records import durable
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
+from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.stats import bootstrap_mean
 from tiebreak.report.training import accuracy_table, forward_table, pair_table, run_table
 from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
@@ -275,7 +275,7 @@ def in_order(table: pd.DataFrame, *, axes: Iterable[str] = ()) -> pd.DataFrame:
     others = [name for name in axes if name not in _ORDER]
     at = _ORDER.index("precision")
     names = [name for name in (*_ORDER[:at], *others, *_ORDER[at:]) if name in table.columns]
-    ranks = {str(precision): rank for rank, precision in enumerate(Precision)}
+    ranks = {name: rank for rank, name in enumerate(COARSE_TO_FINE)}
 
     def rank(column: pd.Series) -> pd.Series:
         return column.map(ranks) if column.name == "precision" else column
