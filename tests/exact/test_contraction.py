@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import whole_numbers as whole
+from torch import nn
 from torch.nn import functional
 
+from tiebreak import certify
 from tiebreak.exact import contraction
 from tiebreak.exact.contraction import LARGEST, MOST_PRODUCTS
 from tiebreak.exact.dyadic import residues
@@ -218,31 +220,51 @@ def test_sums_that_round_are_noticed(monkeypatch):
         return plain(x.float(), weight.float(), place).double()
 
     monkeypatch.setattr(contraction, "conv", rounded)
-    contraction._require_exact.cache_clear()
+    contraction.require_exact.cache_clear()
     try:
         with pytest.raises(NotCertifiableError, match="self-test against integers failed"):
-            contraction._require_exact(torch.device("cpu"))
+            contraction.require_exact(torch.device("cpu"))
     finally:
-        contraction._require_exact.cache_clear()
+        contraction.require_exact.cache_clear()
+
+
+def test_sums_that_round_are_noticed_where_float64_alone_would_decide(monkeypatch):
+    """The bound of the filter, too, is about plain sums of products."""
+    plain = contraction.conv
+
+    def rounded(x, weight, place):
+        return plain(x.float(), weight.float(), place).double()
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2))
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1])
+    assert not certify(network, images, labels).evidence.primes
+    monkeypatch.setattr(contraction, "conv", rounded)
+    contraction.require_exact.cache_clear()
+    try:
+        with pytest.raises(NotCertifiableError, match="self-test against integers failed"):
+            certify(network, images, labels)
+    finally:
+        contraction.require_exact.cache_clear()
 
 
 @pytest.mark.parametrize("part", ["_conv_input", "_conv_weight"])
 def test_adjoints_that_round_are_noticed(monkeypatch, part):
     plain = getattr(contraction, part)
     monkeypatch.setattr(contraction, part, lambda *given: plain(*given) + 1)
-    contraction._require_exact.cache_clear()
+    contraction.require_exact.cache_clear()
     try:
         with pytest.raises(NotCertifiableError, match="self-test"):
-            contraction._require_exact(torch.device("cpu"))
+            contraction.require_exact(torch.device("cpu"))
     finally:
-        contraction._require_exact.cache_clear()
+        contraction.require_exact.cache_clear()
 
 
 def test_the_self_test_leaves_the_generator_and_does_not_mind_the_default_device():
     state = torch.get_rng_state()
-    contraction._require_exact.cache_clear()
+    contraction.require_exact.cache_clear()
     with torch.device("meta"):
-        contraction._require_exact(torch.device("cpu"))
+        contraction.require_exact(torch.device("cpu"))
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -2,6 +2,7 @@
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from math import comb
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from tiebreak.design.cell import Data, Network
 from tiebreak.exact import oracle
 from tiebreak.exact.bounds import Ball
 from tiebreak.exact.certificate import Mode
+from tiebreak.exact.evaluation import Evaluation
 from tiebreak.exact.graph import BatchNorm2d, NotCertifiableError, Parameter
 from tiebreak.exact.primes import draw_primes
+from tiebreak.exact.record import record
 from tiebreak.exact.rules import Rule
-from tiebreak.exact.structure import _normalised, structure
+from tiebreak.exact.structure import Classes, _normalised, hash_degree, structure
 from tiebreak.models import build
 
 
@@ -141,3 +144,38 @@ def test_the_bound_of_batch_norm_holds(seed):
             centres, bounds = (part[:, channel].flatten().tolist() for part in (found.value, found.radius))
             got = zip(centres, bounds, true, strict=True)
             assert all(abs(Decimal(centre) - exact) <= Decimal(bound) for centre, bound, exact in got)
+
+
+class ScaledClasses(Classes):
+    """All random weights times one number."""
+
+    def __init__(self, prime, seed, factor):
+        super().__init__(prime, seed)
+        self.factor = factor
+
+    def _drawn(self, *shape, like):
+        return self.reduce(super()._drawn(*shape, like=like) * self.factor)
+
+
+def test_a_hash_is_a_polynomial_of_no_higher_degree_than_its_error_bound_takes():
+    """Differences of an order above the degree are 0, and there are hashes that need more than two a node."""
+    averages = [nn.AvgPool2d(2, stride=1) for _ in range(8)]
+    network = nn.Sequential(*averages, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    generator = torch.Generator().manual_seed(0)
+    graph, _ = record(network, torch.rand(1, 1, 12, 12, generator=generator))
+    (prime,) = draw_primes(1, seed=0)
+    source = graph.nodes[graph.pools[0]].inputs[0]
+    hashes = [
+        int(
+            Evaluation(ScaledClasses(prime, 0, factor), graph, graph.batch, keep=frozenset())
+            .advance(source, {})
+            .flatten()[0]
+        )
+        for factor in range(hash_degree(graph) + 2)
+    ]
+
+    def difference(order):
+        return sum((-1) ** k * comb(order, k) * hashes[order - k] for k in range(order + 1)) % prime
+
+    assert difference(hash_degree(graph) + 1) == 0
+    assert any(difference(order) for order in range(2 * len(graph.nodes) + 1, hash_degree(graph) + 1))

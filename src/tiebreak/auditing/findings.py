@@ -10,6 +10,7 @@ from typing import Any
 
 from tiebreak.design.axes import Precision
 from tiebreak.exact.certificate import Evidence, Label, PoolTruth
+from tiebreak.numerics.gap import nan_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +156,12 @@ class Section:
     @property
     def widest(self) -> RuleGap:
         """The choice that is furthest from PyTorch's rule."""
-        return max(self.choices, key=lambda rule: _nan_first(rule.relative))
+        return max(self.choices, key=lambda rule: nan_first(rule.relative))
 
     @property
     def floor(self) -> float:
         """How far the gradient strays by itself, at most."""
-        return max((_nan_first(repeat.relative) for repeat in self.repeats), default=0.0)
+        return max((nan_first(repeat.relative) for repeat in self.repeats), default=0.0)
 
     @property
     def label(self) -> Label | None:
@@ -171,7 +172,7 @@ class Section:
     def culprit(self) -> Layer | None:
         """The layer whose rule alone moves the gradient most; None where none moves it."""
         moving = [layer for layer in self.layers if layer.own_gap]
-        return max(moving, key=lambda layer: _nan_first(layer.own_gap or 0.0), default=None)
+        return max(moving, key=lambda layer: nan_first(layer.own_gap or 0.0), default=None)
 
 
 _GRAVITY = (
@@ -182,10 +183,6 @@ _GRAVITY = (
     Label.BIFURCATION,
     Label.NONFINITE,
 )
-
-
-def _nan_first(value: float) -> float:
-    return math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)

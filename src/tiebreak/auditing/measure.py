@@ -28,7 +28,7 @@ from tiebreak.design.axes import (
 from tiebreak.exact.certificate import Certificate, PoolTruth
 from tiebreak.exact.places import Place
 from tiebreak.numerics.determinism import deterministic, threads
-from tiebreak.numerics.gap import Gap, GapMeter
+from tiebreak.numerics.gap import Gap, GapMeter, nan_first
 from tiebreak.numerics.precision import arithmetic
 from tiebreak.report.wording import count, listed
 
@@ -255,7 +255,7 @@ class _Measured:
     def _rule(self, jacobian: PoolJacobian, gap: Gap, certificate: Certificate | str) -> RuleGap:
         verdicts = certificate.verdicts if isinstance(certificate, Certificate) else ()
         verdict = next((verdict for verdict in verdicts if verdict.rule == jacobian.label), None)
-        sups = [_nan_first(tensor.sup) for tensor in gap.tensors]
+        sups = [nan_first(tensor.sup) for tensor in gap.tensors]
         most = max(range(len(sups)), key=sups.__getitem__)
         nonfinite = self.nonfinite is not None
         return RuleGap(
@@ -371,8 +371,7 @@ def _precisions(
 
 
 def _share_flat(images: Tensor) -> float | None:
-    """Share of 3x3 neighbourhoods that are constant in every channel: equal patches tie whatever the "
-    "weights are."""
+    """Share of 3x3 neighbourhoods that are constant in every channel: equal patches tie under any weights."""
     if images.dim() != 4 or min(images.shape[-2:]) < 3:
         return None
     pixels = images.detach().double()
@@ -382,7 +381,3 @@ def _share_flat(images: Tensor) -> float | None:
 
 def _saying(progress: Callable[[str], None] | None, precision: Precision) -> Callable[[str], None]:
     return lambda doing: progress(f"{precision}: {doing}") if progress else None
-
-
-def _nan_first(value: float) -> float:
-    return math.inf if math.isnan(value) else value

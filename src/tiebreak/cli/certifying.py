@@ -44,7 +44,7 @@ def certify(parsed: argparse.Namespace) -> int:
 
     with loading():
         from tiebreak.exact.certificate import Mode
-        from tiebreak.exact.files import label_of
+        from tiebreak.exact.rules import label_of
         from tiebreak.numerics.native import kernel_status
         from tiebreak.protocols.certificate_files import (
             certify_point,

@@ -3,13 +3,13 @@
 A value v stands for a real number x with |x - v| <= e. A sum of K products of numbers that are known this
 way is computed with an error of at most
 
-    sum |w| e + gamma sum |w| |v| + 4 K 2**-1074,    gamma = (K + 2) u / (1 - (K + 2) u), u = 2**-53,
+    sum |w| (e + gamma |v|) + 2 K 2**-1074,    gamma = K u / (1 - K u),    u = 2**-53,
 
 in whatever order it is added, with or without fused multiplication (N. Higham, Accuracy and Stability of
 Numerical Algorithms, 2002, section 3.1; the last term is what underflow can add); a bias adds one rounding
-more. The bound itself is computed in float64, so every product and sum of it is enlarged by a relative
-margin that covers its own rounding. A value that overflowed has a bound of infinity or NaN, with which no
-comparison takes it for decided.
+more. The bound itself is computed in float64, so gamma is taken for K + 4 roundings and every product and sum
+is enlarged by a relative margin that covers its own rounding. A value that overflowed has a bound of infinity
+or NaN, with which no comparison takes it for decided.
 """
 
 from __future__ import annotations

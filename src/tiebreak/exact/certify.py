@@ -24,16 +24,14 @@ from torch.nn import functional
 from tiebreak.design.axes import MINIMAL, PoolJacobian, Selection, UserError
 from tiebreak.exact import primes as prime_numbers
 from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, Verdict
+from tiebreak.exact.contraction import require_exact
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import subnormal_numbers_are_kept
 from tiebreak.exact.evaluation import Windows, pixel_numbers
 from tiebreak.exact.graph import (
-    Affine,
     AveragePool2d,
     BatchNorm2d,
-    Conv2d,
     Graph,
-    Linear,
     MaxPool2d,
     NotCertifiableError,
     Parameter,
@@ -41,7 +39,7 @@ from tiebreak.exact.graph import (
 from tiebreak.exact.heights import Heights, heights
 from tiebreak.exact.record import record
 from tiebreak.exact.residues import Adjoint, Residues
-from tiebreak.exact.rules import MOST_DIVISOR, Rule
+from tiebreak.exact.rules import MOST_DIVISOR, Rule, label_of
 from tiebreak.exact.slices import FixedPoint
 from tiebreak.exact.structure import log2_collision, structure
 from tiebreak.numerics.selection import has_entry
@@ -155,13 +153,12 @@ def certify_graph(
         The certificate. A network, batch or cotangent with an infinity or NaN gets no verdict, and says so.
 
     Raises:
-        NotCertifiableError: a sum too long to be exact, or a rule without a meaning over the reals.
+        NotCertifiableError: a sum too long to be exact, a rule without a meaning over the reals, or a library
+            whose float64 convolutions are not plain sums of products.
         UserError: a cotangent of another shape, an error bound that is no probability.
     """
     rules = [Rule.of(jacobian) for jacobian in jacobians]
-    labels = [
-        jacobian.label if isinstance(jacobian, PoolJacobian) else f"beta{jacobian}" for jacobian in jacobians
-    ]
+    labels = [label_of(jacobian) for jacobian in jacobians]
     _check(graph, cotangent, log2_error, chunk)
     seed = secrets.randbits(63) if seed is None else seed
     cotangent = cotangent.detach().double()
@@ -175,15 +172,16 @@ def certify_graph(
             "torch.set_flush_denormal(False) first; threads that were started while it was on keep flushing, "
             "so if this does not help, call it before anything else is computed."
         )
+    require_exact(graph.batch.device)
     if any(isinstance(node.operation, BatchNorm2d) for node in graph.nodes):
         return _by_structure(graph, cotangent, rules, labels, mode, log2_error, seed)
     sizes = heights(graph, cotangent, rules=rules)
     number = num_primes(graph, sizes, mode, log2_error)
     while True:
-        search = _Search(graph, cotangent, rules, mode, sizes, number, seed, chunk)
+        run = _Run(graph, cotangent, rules, mode, sizes, number, seed, chunk)
         with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
-            search.run()
-        certificate = search.certificate(labels, keep_entries=keep_entries)
+            run.all_parts()
+        certificate = run.certificate(labels, keep_entries=keep_entries)
         if certificate.evidence.log2_error <= log2_error:
             return certificate
         number += 1  # more numbers had to be compared than was expected
@@ -265,8 +263,8 @@ class _Pool:
 
 
 @dataclass
-class _Search:
-    """The parts of a batch, one after the other."""
+class _Run:
+    """A batch with one set of primes, part by part."""
 
     graph: Graph
     cotangent: Tensor
@@ -289,8 +287,8 @@ class _Search:
         self.totals: list[list[dict[str, Tensor]]] = [[{} for _ in self.rules] for _ in self.fields]
         self.used_primes = False
 
-    def run(self) -> None:
-        """All parts."""
+    def all_parts(self) -> None:
+        """Decide and differentiate, one part after the other."""
         images = self.chunk or images_at_a_time(self.graph, len(self.fields))
         # One filter a width serves all parts, so that the weights are split into digits once.
         wide = cache(FixedPoint)
@@ -519,6 +517,5 @@ def images_at_a_time(graph: Graph, num_primes: int) -> int:
     """Images whose residues modulo all primes take about as much memory as a backward pass of the batch."""
     number = len(graph.batch)
     every = sum(math.prod(node.shape[1:]) for node in graph.nodes)
-    kept = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Conv2d | Linear | Affine)}
-    lanes = num_primes * sum(math.prod(graph.nodes[index].shape[1:]) for index in kept)
+    lanes = num_primes * sum(math.prod(graph.nodes[index].shape[1:]) for index in graph.multiplied)
     return max(1, min(number, math.ceil(number * every / (every + lanes))))

@@ -65,7 +65,7 @@ def exact_conv(x: Tensor, weight: Tensor, spec: Conv2d, *, reduce: Reduce) -> Te
 
 def conv_parts(x: Tensor, weight: Tensor, spec: Conv2d) -> Iterator[Tensor]:
     """Terms of `conv` of operands, each exact; one unless there are too many channels."""
-    _require_exact(x.device)
+    require_exact(x.device)
     step = _channels(weight)
     if weight.shape[1] <= step:
         yield conv(x, weight, spec)
@@ -78,7 +78,7 @@ def exact_conv_input(
     gradient: Tensor, weight: Tensor, spec: Conv2d, *, size: torch.Size, reduce: Reduce
 ) -> Tensor:
     """Adjoint of `conv` in its input, for operands, reduced; split over the channels that come out."""
-    _require_exact(gradient.device)
+    require_exact(gradient.device)
     per_group = len(weight) // spec.groups
     step = _channels(weight)
     if per_group <= step:
@@ -100,7 +100,7 @@ def exact_conv_weight(
 
     Split over images, and over rows of the output where one image is too many.
     """
-    _require_exact(x.device)
+    require_exact(x.device)
     rows, columns = gradient.shape[2:]
     band = max(1, min(rows, MOST_PRODUCTS // columns))
     if columns > MOST_PRODUCTS:
@@ -129,7 +129,7 @@ def exact_conv_weight(
 
 def exact_product(first: Tensor, second: Tensor, *, reduce: Reduce) -> Tensor:
     """Matrix product of operands, reduced; split over the inner axis."""
-    _require_exact(first.device)
+    require_exact(first.device)
     if first.shape[-1] <= MOST_PRODUCTS:
         return reduce(first @ second)
     total = None
@@ -203,7 +203,7 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
 
 
 @functools.cache
-def _require_exact(device: torch.device) -> None:
+def require_exact(device: torch.device) -> None:
     """Compare the longest sums of the largest operands with integers, once a device.
 
     Raises:

@@ -16,11 +16,8 @@ from torch import Tensor
 from tiebreak.exact.bounds import Balls, candidates, entries
 from tiebreak.exact.evaluation import Decision, Evaluation, Windows, patches, pixel_numbers
 from tiebreak.exact.graph import (
-    Affine,
     Concat,
-    Conv2d,
     Graph,
-    Linear,
     MaxPool2d,
     Node,
     NotCertifiableError,
@@ -62,9 +59,6 @@ class Walk:
         self.equalities: dict[int, int] = {}
         self.comparisons: dict[int, int] = {}
         self.escalated = self.width = 0
-        self._kept = frozenset(
-            node.inputs[0] for node in graph.nodes if isinstance(node.operation, Conv2d | Linear | Affine)
-        )
         self._filter = Evaluation(Balls(), graph, images, keep=frozenset())
         self._lanes: list[Evaluation[Tensor]] | None = None
         self._groups: list[_Group] = []
@@ -83,7 +77,8 @@ class Walk:
         """The network modulo each prime, as far as it is decided; made when they are first needed."""
         if self._lanes is None:
             self._lanes = [
-                Evaluation(numbers, self.graph, self.images, keep=self._kept) for numbers in self.fields
+                Evaluation(numbers, self.graph, self.images, keep=self.graph.multiplied)
+                for numbers in self.fields
             ]
         return self._lanes
 

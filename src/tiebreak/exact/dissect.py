@@ -17,12 +17,12 @@ from torch import Tensor
 from tiebreak.exact.bounds import Balls
 from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.decide import Walk
-from tiebreak.exact.evaluation import Evaluation, Windows, patches
+from tiebreak.exact.evaluation import Evaluation, Windows
 from tiebreak.exact.graph import Affine, Conv2d, Graph, MaxPool2d, Node, NotCertifiableError, ReLU
 from tiebreak.exact.residues import Adjoint, Residues
 from tiebreak.exact.rules import Rule
 from tiebreak.exact.slices import FixedPoint
-from tiebreak.exact.structure import Classes
+from tiebreak.exact.structure import Classes, of_several_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Dissection:
         value: their common value, as float64.
         entries: the tied entries as (row, column) of the pool's input.
         patches: what the first and another of them see of the layer below, where the two differ; text.
-        tensor: parameter with the largest difference of the whole batch.
+        tensor: parameter with the largest difference of the whole batch, among entries proved to differ.
         index: of the entry, row-major places separated by commas.
         difference: D there.
     """
@@ -73,7 +73,10 @@ def dissect(
         None where no single window explains it: all ties are between equal patches, or behind an operation
         through which places are not followed.
     """
-    size = _difference(graph, cotangent, Rule(beta), primes)
+    verdict = certify_graph(graph, cotangent, jacobians=(beta,), seed=seed, keep_entries=True).verdicts[0]
+    assert verdict.entries is not None
+    rounded = _difference(graph, cotangent, Rule(beta), primes)
+    size = {name: value.where(verdict.entries[name], 0.0) for name, value in rounded.items()}
     tensor = max(size, key=lambda name: float(size[name].abs().max()))
     place = int(size[tensor].abs().argmax())
     for image in range(len(graph.batch)):
@@ -149,16 +152,11 @@ def _window(graph: Graph, primes: Sequence[int], seed: int) -> Dissection | None
         live = (windows.number > 1) & ~walk.dead_zeros(index)
         if not bool(live.any()):
             continue
-        differ = torch.zeros_like(live)
-        first = windows.tied.int().argmax(0, keepdim=True)
         try:
-            for lane in classes:
-                seen = patches(lane.advance(node.inputs[0], walk.decisions), node, fill=0.0)
-                seen = seen.expand(-1, -1, live.shape[1], -1, -1)
-                differ |= ((seen != seen.gather(0, first)) & windows.tied).any(0)
+            seen = [lane.advance(node.inputs[0], walk.decisions) for lane in classes]
         except NotCertifiableError:
             return None
-        places = (differ & live).nonzero()
+        places = (of_several_classes(seen, node, windows.tied) & live).nonzero()
         if len(places):
             _, channel, row, column = places[0].tolist()
             pixels = _pixels(node, windows, (0, channel, row, column))

@@ -27,6 +27,7 @@ from tiebreak.exact.certificate import Certificate, Evidence, Label, Mode, PoolT
 from tiebreak.exact.fields import CertificateError, Field
 from tiebreak.exact.graph import Graph
 from tiebreak.exact.graph_text import graph_tree, read_graph
+from tiebreak.exact.rules import label_of
 
 KIND, FORMAT = "tiebreak certificate", 1
 LEAST_ERROR = -10_000
@@ -249,11 +250,6 @@ def labels_of(gaps: Mapping[str, FloatGap], certificate: Certificate) -> dict[st
     verdicts = {verdict.rule: verdict for verdict in certificate.verdicts}
     nonfinite = certificate.nonfinite is not None
     return {rule: gap.label(verdicts[rule], nonfinite=nonfinite) for rule, gap in gaps.items()}
-
-
-def label_of(jacobian: PoolJacobian | Fraction) -> str:
-    """The name that a rule has in verdicts."""
-    return jacobian.label if isinstance(jacobian, PoolJacobian) else f"beta{jacobian}"
 
 
 def _rule(jacobian: PoolJacobian | Fraction) -> dict[str, Any]:

@@ -183,6 +183,13 @@ class Graph:
     nonfinite: str | None = field(default=None)
 
     @property
+    def multiplied(self) -> frozenset[int]:
+        """Positions of the nodes that parameters multiply: a derivative needs their values."""
+        return frozenset(
+            node.inputs[0] for node in self.nodes if isinstance(node.operation, Conv2d | Linear | Affine)
+        )
+
+    @property
     def pools(self) -> tuple[int, ...]:
         """Positions of the max pools, in the order in which they ran."""
         return tuple(index for index, node in enumerate(self.nodes) if isinstance(node.operation, MaxPool2d))

@@ -89,8 +89,7 @@ def needed_bytes(graph: Graph, *, num_primes: int, num_rules: int) -> tuple[floa
     # and what splitting the largest of them into digits takes for a moment.
     copies = num_primes * (1 + num_rules) + FIRST_DIGITS + 5
     fixed = _NUMBER * (sum(weights) * copies + max(weights) * 10)
-    read = {node.inputs[0] for node in nodes if isinstance(node.operation, Conv2d | Linear | Affine)}
-    kept = _NUMBER * num_primes * sum(sizes[index] for index in read)
+    kept = _NUMBER * num_primes * sum(sizes[index] for index in graph.multiplied)
     decided, columns = 0, 0
     for index, node in enumerate(nodes):
         if isinstance(node.operation, MaxPool2d):

@@ -19,7 +19,7 @@ from tiebreak.design.axes import UserError
 from tiebreak.exact import oracle
 from tiebreak.exact.certificate import Certificate, Mode, PoolTruth, Verdict
 from tiebreak.exact.certify import certify_graph
-from tiebreak.exact.files import Stored, Unpacked, answer_tree, evidence_tree, label_of, labels_of
+from tiebreak.exact.files import Stored, Unpacked, answer_tree, evidence_tree, labels_of
 from tiebreak.exact.graph import (
     Add,
     Affine,
@@ -34,7 +34,7 @@ from tiebreak.exact.graph import (
     Reshape,
 )
 from tiebreak.exact.memory import images_that_fit
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import Rule, label_of
 from tiebreak.numerics.selection import has_entry
 
 MOST_PRODUCTS = 100_000_000

@@ -67,3 +67,13 @@ class Rule:
             return Fraction(1), Fraction(1), Fraction(1)
         each = self.beta / num_tied
         return 1 - self.beta + each, each, each
+
+
+def label_of(jacobian: PoolJacobian | Fraction) -> str:
+    """The name that a rule has in verdicts.
+
+    Example:
+        >>> label_of(PoolJacobian(beta=1)), label_of(Fraction(1, 3))
+        ('minimal', 'beta1/3')
+    """
+    return jacobian.label if isinstance(jacobian, PoolJacobian) else f"beta{jacobian}"

@@ -88,27 +88,46 @@ def structure(graph: Graph, *, primes: Sequence[int], seed: int) -> Structure:
         found.live += int(live.sum())
         if not bool(live.any()):
             continue
-        differ = torch.zeros_like(live)
-        for lane in hashes:
-            of_entry = patches(lane.advance(source, none), node, fill=0.0)
-            first = several.int().argmax(0, keepdim=True)
-            same = of_entry.expand(-1, -1, live.shape[1], -1, -1)
-            differ |= ((same != same.gather(0, first)) & several).any(0)
+        differ = of_several_classes([lane.advance(source, none) for lane in hashes], node, several)
         number = int((differ & live).sum())
         if number:
             found.open[node.where] = found.open.get(node.where, 0) + number
     return found
 
 
+def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) -> Tensor:
+    """Windows of a pool whose marked entries are not all of one class.
+
+    Args:
+        classes: of the pool's input, (N, 1, H, W) each, from hashes modulo several primes.
+        node: the pool.
+        marked: (entries, N, C, rows, columns) bool.
+
+    Returns:
+        (N, C, rows, columns) bool.
+    """
+    first = marked.int().argmax(0, keepdim=True)
+    differ = torch.zeros_like(marked[0])
+    for one in classes:
+        seen = patches(one, node, fill=0.0).expand(-1, -1, marked.shape[2], -1, -1)
+        differ |= ((seen != seen.gather(0, first)) & marked).any(0)
+    return differ
+
+
 def log2_collision(graph: Graph, *, num_primes: int, num_windows: int) -> float:
     """Bound of log2 of the probability that different patches got one class in any window.
 
-    A hash is a polynomial in its random weights of degree at most twice the number of nodes, and not 0
-    unless the prime divides a difference of two pixels (Schwartz and Zippel).
+    The difference of two hashes is a polynomial in the random weights, of degree `hash_degree` at most, and
+    not 0 unless the prime divides a difference of two pixels (Schwartz and Zippel).
     """
     bits = max(0.0, log2_largest(graph.batch) + 1 + last_place(graph.batch))
-    each = 2 * len(graph.nodes) / 2**20 + max(1, math.floor(bits / 20)) / NUM_PRIMES
+    each = hash_degree(graph) / 2**20 + max(1, math.floor(bits / 20)) / NUM_PRIMES
     return num_primes * math.log2(each) + math.log2(max(1, num_windows))
+
+
+def hash_degree(graph: Graph) -> int:
+    """Bound of the degree of a hash in its random weights: 3 for an average pool, at most 1 for others."""
+    return 3 * len(graph.nodes)
 
 
 def _zeros_are_dead(graph: Graph, index: int) -> bool:

@@ -98,7 +98,7 @@ class GapMeter:
             l1=sum(gap.l1 for gap in tensors),
             l2=l2,
             sup_sum=sum(gap.sup for gap in tensors),
-            sup=max((gap.sup for gap in tensors), key=_nan_first, default=0.0),
+            sup=max((gap.sup for gap in tensors), key=nan_first, default=0.0),
             relative=_ratio(l2, math.hypot(*self._norms)),
             tensors=tensors,
         )
@@ -139,5 +139,11 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator
 
 
-def _nan_first(value: float) -> float:
+def nan_first(value: float) -> float:
+    """A key by which a NaN is as large as infinity, so that `max` cannot pass over it.
+
+    Example:
+        >>> max([1.0, math.nan, 2.0], key=nan_first)
+        nan
+    """
     return math.inf if math.isnan(value) else value
