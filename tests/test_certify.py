@@ -36,6 +36,30 @@ def overflowing():
 
 def unfit():
     return nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+
+def half_frozen():
+    made = net()
+    made[0].bias.requires_grad_(False)
+    return made
+
+def frozen():
+    return net().requires_grad_(False)
+
+def unshaped():
+    return nn.Sequential(nn.LazyConv2d(1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2))
+
+def unmade():
+    with torch.device("meta"):
+        return nn.Sequential(nn.Conv2d(1, 1, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 2))
+
+class Leaving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        raise SystemExit(3)
+
 '''
 
 
@@ -85,6 +109,14 @@ def test_a_module_of_ones_own_is_certified_and_checked_in_rationals(here, capsys
     assert main(["check", "mine.json", "--slow"]) == 0
     assert "verified: minimal: D != 0 in 2 entries (proved)" in capsys.readouterr().out
     assert json.loads((here / "mine.json").read_text())["floats"]["minimal"]["label"] == "bifurcation"
+
+
+def test_a_frozen_parameter_has_no_entry(here, capsys):
+    mine = ["--model", "certified_nets:half_frozen", "--batch", "batch.safetensors"]
+    assert main(["certify", *mine, "--output", "half.json"]) == 0
+    said = json.loads((here / "half.json").read_text())["answer"]["verdicts"]["minimal"]
+    assert said == {"different": True, "num_nonzero": {"0.weight": 2}}
+    assert main(["check", "half.json", "--slow"]) == 0
 
 
 def test_batch_norm_in_evaluation_mode_is_folded_and_checked_in_rationals(here, capsys):
@@ -201,6 +233,15 @@ MISTAKES = {
         ["certify", "--model", "certified_nets:unfit", "--batch", "batch.safetensors"],
         "cannot be run",
     ),
+    **{
+        name: (["certify", "--model", f"certified_nets:{name}", "--batch", "batch.safetensors"], sentence)
+        for name, sentence in {
+            "frozen": "no parameter of the network asks for a derivative",
+            "unshaped": "0.weight of the network has no shape yet",
+            "unmade": "0.weight of the network has no numbers",
+            "Leaving": "cannot be run on images of the shape (2, 1, 4, 4) in torch.float32: SystemExit: 3",
+        }.items()
+    },
     "no such factory": (
         ["certify", "--model", "certified_nets:nets", "--batch", "batch.safetensors"],
         "nets",

@@ -37,6 +37,10 @@ def total(output):
 def pool_free():
     return nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
 
+class Leaving(Net):
+    def forward(self, x):
+        raise SystemExit(3)
+
 def spoilt():
     net = Net()
     with torch.no_grad():
@@ -102,6 +106,18 @@ def test_a_loss_of_ones_own_and_evaluation_mode(mine, capsys):
     assert found["sections"][0]["label"] is not None
 
 
+def test_images_in_eight_bits_are_audited(mine, tmp_path, capsys):
+    """A format that PyTorch stores and has no `isfinite` for."""
+    narrow = images().to(torch.float8_e4m3fn)
+    save_file({"images": narrow, "labels": LABELS}, tmp_path / "narrow.safetensors")
+    code, said = run(mine, "{mine}:made", "--batch", "narrow.safetensors", "--json", capsys=capsys)
+    assert (code, said.err.count("fault")) == (0, 0)
+    narrow.view(torch.uint8)[0, 0, 0, 0] = 0x7F  # NaN
+    save_file({"images": narrow, "labels": LABELS}, tmp_path / "narrow.safetensors")
+    code, said = run(mine, "{mine}:made", "--batch", "narrow.safetensors", capsys=capsys)
+    assert (code, "images must be finite, got 1 infinities or NaNs" in said.err) == (2, True)
+
+
 def test_the_same_seed_gives_the_same_network(mine, capsys):
     losses = []
     for seed in ("0", "0", "1"):
@@ -120,6 +136,7 @@ MISTAKES = {
     "no network": (("{mine}:number", *BATCH), "must return a torch.nn.Module, got int"),
     "no pool": (("{mine}:pool_free", *BATCH), "nothing to audit"),
     "nan weight": (("{mine}:spoilt", *BATCH), "the parameter conv1.bias holds an infinity or a NaN"),
+    "leaves": (("{mine}:Leaving", *BATCH), "cannot take images of shape (4, 1, 12, 12) in fp32"),
     "no file": (("{mine}:made", "--batch", "nothing"), "there is no file nothing"),
     "text": (("{mine}:made", "--batch", "text.safetensors"), "no whole safetensors file"),
     "folder": (("{mine}:made", "--batch", "."), "Is a directory"),

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 
 import pytest
 import torch
@@ -708,3 +709,30 @@ def test_masks_are_those_of_the_program():
     graph, _ = record(model, batch)
     (index,) = graph.pools
     assert graph.nodes[index].operation.float_mask.flatten().tolist() == [0b0111]
+
+
+def _unmade():
+    with torch.device("meta"):
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+def _scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch calls TorchScript deprecated; a user may have one all the same
+        return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), "1.weight of the network has no shape yet"),
+        (_unmade, "1.weight of the network has no numbers"),
+        (_scripted, "a TorchScript module"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False), "asks for a derivative"),
+    ],
+)
+def test_a_network_without_numbers_or_derivative_is_refused(make, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiebreak.certify(make(), torch.ones(1, 1, 2, 2), torch.tensor([0]))

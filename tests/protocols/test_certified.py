@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from tiebreak.design.axes import PoolJacobian
+from tiebreak.design.axes import NATIVE, PoolJacobian
 from tiebreak.design.cell import Cell, Data, Network, Trajectory, Trial, Zones
 from tiebreak.exact.certificate import Label
 from tiebreak.protocols import measure
+from tiebreak.protocols.setting import prepare
 from tiebreak.records.session import OutcomeKind
 
 LABELS = {str(label) for label in Label}
@@ -132,3 +134,36 @@ def test_both_forward_arms_are_labelled(forward):
     rules = tuple(replace(rule, forward=forward) for rule in RULES)
     for row in rows_of(cell(jacobians=rules)).of("certificate"):
         assert row["label"] in ("compensation", "regular")
+
+
+def entry_of(cell, row):
+    """PyTorch's derivative at the entry that a row dissects, from a network that knows no other rule."""
+    trial = Trial(cell=cell, replicate=0)
+    with prepare(trial, Notes()) as setting:
+        model = setting.network(NATIVE)
+        (batch,) = islice(setting.train_batches(start=row["draw"]), 1)
+        setting.loss(model, batch).backward()
+        entry = model.get_parameter(row["tensor"]).grad[tuple(map(int, row["index"].split(",")))]
+    return entry.item()
+
+
+@pytest.mark.parametrize("forward", ["exact", "blended"])
+def test_a_dissected_entry_stands_beside_pytorchs_derivative_whatever_was_compared_last(forward):
+    rules = tuple(PoolJacobian(beta=beta, forward=forward) for beta in (0, 1, 10_000))
+    chosen = cell(precision="e4m3", data=Data(name="mnist5k", batch_size=32), jacobians=rules)
+    found = rows_of(chosen).of("bifurcation")
+    assert found
+    for row in found:
+        entry = entry_of(chosen, row)
+        assert row["gradient"] == entry
+        assert row["share"] == abs(row["difference"] / entry)
+
+
+def test_a_blended_forward_is_certified_at_the_values_of_its_reference():
+    data = Data(name="mnist5k", batch_size=16)
+    rules = tuple(PoolJacobian(beta=beta, forward="blended") for beta in (0, 1, 10_000))
+    blended = rows_of(cell(precision="fp16_rounded", data=data, jacobians=rules))
+    exact = rows_of(
+        cell(precision="fp16_rounded", data=data, jacobians=tuple(replace(r, forward="exact") for r in rules))
+    )
+    assert blended.of("pool_truth") == exact.of("pool_truth")

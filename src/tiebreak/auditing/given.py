@@ -109,7 +109,7 @@ def batch_of(given: Any) -> Batch:
 
 
 def _require_finite(name: str, tensor: Tensor) -> None:
-    number = int((~tensor.isfinite()).sum())
+    number = int((~tensor.double().isfinite()).sum())  # eight-bit formats have no isfinite of their own
     if number:
         raise UserError(
             f"{name} must be finite, got {number} infinities or NaNs among {tensor.numel()} numbers."
@@ -130,7 +130,7 @@ def require_sound(model: Any) -> nn.Module:
                 raise UserError(f"the {kind} {name} has no shape yet. Run the network on a batch once.")
             if tensor.is_meta:
                 raise UserError(f"the {kind} {name} has no numbers: it is on the meta device.")
-            if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+            if tensor.is_floating_point() and not bool(tensor.detach().double().isfinite().all()):
                 raise UserError(
                     f"the {kind} {name} holds an infinity or a NaN. Audit a network whose numbers are finite."
                 )

@@ -187,7 +187,7 @@ class Subject:
         with autocast(self.precision, device=self.device):
             try:
                 output = self.network(self.batch.images)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if isinstance(error, UserError) or is_about_determinism(error):
                     raise
                 shape, dtype = tuple(self.batch.images.shape), self.batch.images.dtype
@@ -209,7 +209,7 @@ class Subject:
         with autocast(self.precision, device=self.device):
             try:
                 loss = self.loss_of(output, self.batch.labels)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if isinstance(error, UserError) or is_about_determinism(error):
                     raise
                 raise UserError(

@@ -37,7 +37,7 @@ from tiebreak.exact.graph import (
     Parameter,
 )
 from tiebreak.exact.heights import Heights, heights
-from tiebreak.exact.record import record
+from tiebreak.exact.record import record, require_trained
 from tiebreak.exact.residues import Adjoint, Residues
 from tiebreak.exact.rules import MOST_DIVISOR, Rule, label_of
 from tiebreak.exact.slices import FixedPoint
@@ -80,6 +80,7 @@ def certify(
 
     Raises:
         NotCertifiableError: an operation that is not on the list, with its place.
+        UserError: no parameter that asks for a derivative.
 
     Example:
         >>> import torch
@@ -90,6 +91,7 @@ def certify(
         >>> certificate.verdicts[0].different
         False
     """
+    require_trained(model)
     graph, output = record(model, images)
     return certify_graph(
         graph,

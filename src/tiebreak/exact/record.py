@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiebreak.design.axes import UserError
@@ -72,6 +73,7 @@ def record(
             "a network cannot be certified in torch.inference_mode, or on a batch made there, because "
             "nothing is differentiated then. Use torch.no_grad instead."
         )
+    _require_numbers(model)
     for name, module in model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
             raise NotCertifiableError(
@@ -88,6 +90,33 @@ def record(
         output = forward() if forward is not None else model(batch)
         value = output.detach().clone() if isinstance(output, Tensor) else output  # it may share memory
     return recorder.graph(output), value
+
+
+def _require_numbers(model: nn.Module) -> None:
+    """Refuse a network that cannot be followed, or that has nothing to differentiate."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotCertifiableError(
+            "not certifiable, because the network is a TorchScript module, which runs no Python. Give the "
+            "module that it was made of."
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UserError(f"{name} of the network has no shape yet. Run the network on a batch once.")
+        if tensor.is_meta:
+            raise UserError(f"{name} of the network has no numbers: it is on the meta device.")
+
+
+def require_trained(model: nn.Module) -> None:
+    """Refuse a network none of whose parameters asks for a derivative: D would have no entry.
+
+    Raises:
+        UserError: no parameter has `requires_grad`.
+    """
+    if not any(tensor.requires_grad for tensor in model.parameters()):
+        raise UserError(
+            "no parameter of the network asks for a derivative (requires_grad), so there is nothing to "
+            "certify. Call requires_grad_() on those that are trained."
+        )
 
 
 @dataclass(frozen=True, eq=False)

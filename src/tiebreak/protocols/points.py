@@ -16,7 +16,7 @@ from tiebreak.design.axes import NATIVE, DesignError, PoolJacobian, Selection, U
 from tiebreak.design.cell import Trial, Zones
 from tiebreak.exact.certify import cotangent_of
 from tiebreak.exact.graph import Graph
-from tiebreak.exact.record import record
+from tiebreak.exact.record import record, require_trained
 from tiebreak.models.factory import load_weights
 from tiebreak.numerics.gap import Gap
 from tiebreak.numerics.pooling import JacobianSwitch
@@ -122,8 +122,10 @@ def point_of_model(
 
     Raises:
         NotCertifiableError: an operation that cannot be certified, with its place.
-        UserError: a network that raises on the batch, or a label that is no class of it.
+        UserError: a network that raises on the batch or has nothing to differentiate, or a label that is no
+            class of it.
     """
+    require_trained(model)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     images, labels = images.to(device), labels.to(device)
     graph, output = record(model, images, forward=_explained(model, images))
@@ -183,7 +185,7 @@ def _explained(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
             return model(images)
         except UserError:
             raise
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise UserError(
                 f"the network cannot be run on images of the shape {tuple(images.shape)} in {images.dtype}: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}"

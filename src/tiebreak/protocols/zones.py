@@ -56,15 +56,16 @@ def draw_gaps(
     Args:
         model: a network whose pools all read `switch`.
         loss: runs the model's forward pass on the batch and returns a scalar.
-        switch: the pools' switch.
+        switch: the pools' switch; left at the reference.
         jacobians: the first is the reference; all with the same forward arm.
         prune: share what must be equal in the backward pass; the bits are the same without.
     """
-    parameters = tuple(model.parameters())
+    parameters = tuple(tensor for tensor in model.parameters() if tensor.requires_grad)
     if jacobians[0].forward is Forward.BLENDED:
         result = _separately(loss, parameters, switch=switch, jacobians=jacobians)
     else:
         result = backprop(loss, parameters, switch=switch, jacobians=jacobians, prune=prune)
+    switch.jacobian = jacobians[0]  # what runs next on this network is about the reference
     meter = GapMeter(result.gradients[0])
     gaps = tuple(meter.to(gradients) for gradients in result.gradients[1:])
     return Draw(gaps=gaps, live_ties=sum(result.live), events=result.events)
