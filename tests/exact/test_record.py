@@ -719,8 +719,6 @@ def _unmade():
 def _scripted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls TorchScript deprecated; users have it all the same
-            "ignore"
-        )  # torch calls TorchScript deprecated; a user may have one all the same
         return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
 
 
