@@ -1,4 +1,4 @@
-"""Networks, batches and weights of the user's own: read as they are, or refused in a sentence."""
+"""Networks and weights of the user's own: read as they are, or refused in a sentence."""
 
 import re
 
@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tiebreak.design.axes import UserError
-from tiebreak.models.factory import load_batch, load_model, load_weights
+from tiebreak.models.factory import load_model, load_tensors, load_weights
 
 MODULE = """
 from torch import nn
@@ -62,42 +62,13 @@ def test_a_factory_that_is_none_is_a_sentence(mine, name, sentence):
         load_model(name.format(mine=mine))
 
 
-def test_a_batch_comes_as_it_is(tmp_path):
-    images = torch.randn(2, 1, 3, 3).bfloat16()
-    save_file({"images": images, "labels": torch.tensor([1, 0], dtype=torch.uint8)}, tmp_path / "b")
-    read, labels = load_batch(tmp_path / "b")
-    assert read.dtype is torch.bfloat16
-    assert torch.equal(read, images)
-    assert labels.dtype is torch.int64
-
-
-@pytest.mark.parametrize(
-    ("tensors", "sentence"),
-    [
-        ({"images": torch.ones(2, 3)}, "got images. Add labels."),
-        ({}, "got nothing. Add images."),
-        (
-            {"images": torch.ones(2, 3).int(), "labels": torch.ones(2).int()},
-            "must be floating point (N, ...)",
-        ),
-        ({"images": torch.ones(0, 3), "labels": torch.ones(0).int()}, "with N of 1 or more"),
-        ({"images": torch.ones(2, 3), "labels": torch.ones(2)}, "must be whole numbers of the shape (2,)"),
-        ({"images": torch.ones(2, 3), "labels": torch.ones(3).int()}, "got (3,) of torch.int32"),
-    ],
-)
-def test_a_batch_that_is_none_is_a_sentence(tmp_path, tensors, sentence):
-    save_file(tensors, tmp_path / "b")
-    with pytest.raises(UserError, match=re.escape(sentence)):
-        load_batch(tmp_path / "b")
-
-
 def test_a_file_that_is_missing_or_cut_short_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
-        load_batch(tmp_path / "b")
+        load_tensors(tmp_path / "b")
     save_file({"images": torch.ones(2, 3)}, tmp_path / "b")
     (tmp_path / "b").write_bytes((tmp_path / "b").read_bytes()[:-4])
     with pytest.raises(UserError, match="no whole safetensors file"):
-        load_batch(tmp_path / "b")
+        load_tensors(tmp_path / "b")
 
 
 def test_weights_are_rounded_once_to_the_format_of_the_network(tmp_path):

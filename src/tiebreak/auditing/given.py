@@ -64,6 +64,25 @@ def read_batch(path: Path) -> Batch:
         raise UserError(f"{path}: {str(error).removesuffix('.')}{held}.") from None
 
 
+def read_classes(path: Path) -> tuple[Tensor, Tensor]:
+    """Images and one class an image, from a file as `read_batch` takes it.
+
+    Returns:
+        Images (N, ...), floating point, in the format in which they stand in the file; labels (N,), int64.
+
+    Raises:
+        UserError: as `read_batch`, or labels that are missing or no whole numbers.
+    """
+    batch = read_batch(path)
+    labels = batch.labels
+    if labels is None or labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+        got = "none" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
+        raise UserError(
+            f"{path} must hold labels (or y), whole numbers of the shape ({len(batch.images)},), got {got}."
+        )
+    return batch.images, labels.long()
+
+
 def batch_of(given: Any) -> Batch:
     """A checked batch from what a caller of `audit` gives.
 

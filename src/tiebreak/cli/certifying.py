@@ -137,10 +137,11 @@ def _cell_point(parsed: argparse.Namespace) -> Point:
 
 
 def _model_point(parsed: argparse.Namespace) -> Point:
-    from tiebreak.models.factory import load_batch, load_model
+    from tiebreak.auditing.given import read_classes
+    from tiebreak.models.factory import load_model
     from tiebreak.protocols.points import jacobians_of, point_of_model
 
-    images, labels = load_batch(parsed.batch)
+    images, labels = read_classes(parsed.batch)
     model = load_model(parsed.model)
     if parsed.eval:
         model.eval()

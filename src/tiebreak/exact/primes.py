@@ -22,25 +22,24 @@ NUM_PRIMES = 73_386
 """How many there are to draw from: those of the range in which 2 has an order of at least 4096."""
 
 
-def draw_primes(number: int, *, seed: int, without: Sequence[int] = ()) -> tuple[int, ...]:
+def draw_primes(number: int, *, seed: int) -> tuple[int, ...]:
     """Different primes, a function of the seed.
 
     Args:
         number: how many.
         seed: 0 or more.
-        without: primes that were drawn before with the same seed; the result goes on behind them.
 
     Returns:
-        Primes in the order in which they were drawn.
+        Primes in the order in which they were drawn; more of them begin with the same ones.
     """
-    table, drawn, counter = _primes(), list(without), 0
-    while len(drawn) < len(without) + number:
+    table, drawn, counter = _primes(), list[int](), 0
+    while len(drawn) < number:
         digest = hashlib.sha256(f"tiebreak primes {seed} {counter}".encode()).digest()
         prime = table[int.from_bytes(digest, "big") % len(table)]
         counter += 1
         if prime not in drawn and _order_is_large(prime):
             drawn.append(prime)
-    return tuple(drawn[len(without) :])
+    return tuple(drawn)
 
 
 def log2_error(bits: float, *, primes: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""A network, a batch and weights of the user's own: from a function of theirs and from safetensors files."""
+"""A network and weights of the user's own: from a function of theirs and from safetensors files."""
 
 from __future__ import annotations
 
@@ -48,34 +48,6 @@ def load_model(name: str) -> nn.Module:
             "Return the network itself."
         )
     return model
-
-
-def load_batch(path: Path) -> tuple[Tensor, Tensor]:
-    """Images and labels from a safetensors file with the tensors `images` and `labels`.
-
-    Returns:
-        Images (N, ...), floating point, in the format in which they stand in the file; labels (N,), int64.
-
-    Raises:
-        UserError: a file that is missing or damaged, a tensor that is missing or of another shape or type.
-    """
-    tensors = load_tensors(path)
-    for key in ("images", "labels"):
-        if key not in tensors:
-            there = ", ".join(sorted(tensors)) or "nothing"
-            raise UserError(f"{path} must hold the tensors images and labels, got {there}. Add {key}.")
-    images, labels = tensors["images"], tensors["labels"]
-    if not images.is_floating_point() or images.dim() < 2 or 0 in images.shape:
-        raise UserError(
-            f"images in {path} must be floating point (N, ...) with N of 1 or more, got "
-            f"{tuple(images.shape)} of {images.dtype}."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"labels in {path} must be whole numbers of the shape ({len(images)},), got "
-            f"{tuple(labels.shape)} of {labels.dtype}."
-        )
-    return images, labels.long()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
