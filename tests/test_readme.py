@@ -98,3 +98,24 @@ def test_numbers_stand_in_the_committed_tables() -> None:
 def test_zero_programs_published_number() -> None:
     assert "5.960464477539063e-08" in TEXT
     assert 2.0**-24 == 5.960464477539063e-08
+
+
+def test_certified_numbers_stand_in_the_committed_tables() -> None:
+    """The table of labels, for beta = 1, in the order of its columns."""
+    folder = ROOT / "results" / "tables" / "certified_vs_threshold"
+    labels = pd.read_csv(folder / "certified.csv")
+    labels = labels[labels["jacobian"] == "minimal"].groupby("precision").sum(numeric_only=True)
+    order = ["fp64", "fp32", "fp16_rounded", "bf16", "e4m3", "e5m2"]
+    different = (labels["num_bifurcation"] + labels["num_masked_bifurcation"]).loc[order]
+    counts = [f"{found} of {labels.loc[name, 'num_draws']:.0f}" for name, found in different.items()]
+    assert "| different over the reals | " + " | ".join(counts) + " |" in TEXT
+    assert labels["num_undecided"].sum() == labels["num_nonfinite"].sum() == labels["num_vacuous"].sum() == 0
+    assert pd.read_csv(folder / "certified.csv")["log2_error_max"].max() <= -48
+    said = pd.read_csv(folder / "confusion.csv")
+    said = said[(said["jacobian"] == "minimal") & (said["recipe"] == "published")]
+    alarms = said[said["zone"] == "bifurcation"]
+    for truth, word in (("equal", "wrongly"), ("different", "rightly")):
+        here = alarms[alarms["truth"] == truth].groupby("precision")["num_draws"].sum()
+        told = " | ".join(str(here.get(name, 0)) for name in order[:3])
+        assert f"| published threshold says so, {word} | {told} |" in TEXT
+    assert f"all {alarms['num_draws'].sum()} alarms" in TEXT
