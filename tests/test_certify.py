@@ -11,6 +11,7 @@ from tiebreak.cli import main
 from tiebreak.design.cell import Network
 from tiebreak.exact.files import sum_of
 from tiebreak.models import build
+from tiebreak.protocols import certificate_files
 
 DIGITS = ["data=mnist5k", "data.batch_size=2", "device=cpu"]
 MODULE = '''
@@ -130,6 +131,22 @@ def test_batch_norm_in_evaluation_mode_is_folded_and_checked_in_rationals(here, 
     ]
     assert "Affine" in operations
     assert main(["check", "normed.json", "--slow"]) == 0
+
+
+def test_a_certificate_says_when_it_was_begun_and_when_it_was_ended(here, monkeypatch):
+    clock = iter(["begun", "while it ran", "ended"])
+    seen = []
+    monkeypatch.setattr("tiebreak.records.provenance.utc_now", lambda: next(clock))
+    certify_point = certificate_files.certify_point
+    monkeypatch.setattr(
+        certificate_files,
+        "certify_point",
+        lambda *a, **k: (seen.append(next(clock)), certify_point(*a, **k))[1],
+    )
+    mine = ["--model", "certified_nets:net", "--batch", "batch.safetensors"]
+    assert main(["certify", *mine, "--output", "timed.json"]) == 0
+    provenance = json.loads((here / "timed.json").read_text())["provenance"]
+    assert (provenance["started"], seen, provenance["ended"]) == ("begun", ["while it ran"], "ended")
 
 
 def test_the_checker_needs_neither_the_module_nor_the_data(here):
@@ -264,6 +281,8 @@ MISTAKES = {
     "rule twice": (["certify", *DIGITS, "--jacobians", "minimal,beta1"], "minimal is given twice"),
     "error of 1": (["certify", *DIGITS, "--error", "1"], "--error must be from"),
     "no name": (["certify", *DIGITS, "--output", "c.txt"], "a certificate is a .json file, got c.txt"),
+    "output a folder": (["certify", *DIGITS, "--output", "f.json"], "f.json is a folder. Name a file in it"),
+    "no place for files": (["certify", *DIGITS, "--output", "/proc/c.json"], "No file can be made in /proc"),
     "unknown key": (["certify", "bach_norm=true"], "Did you mean batch_norm"),
 }
 
@@ -271,6 +290,8 @@ MISTAKES = {
 @pytest.mark.parametrize("case", list(MISTAKES))
 def test_a_mistake_is_a_sentence_and_writes_nothing(here, capsys, case):
     words, sentence = MISTAKES[case]
+    if case == "output a folder":
+        (here / "f.json").mkdir()
     before = sorted(path.name for path in here.iterdir())
     assert main(words) == 2
     said = capsys.readouterr().err

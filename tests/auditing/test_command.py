@@ -1,5 +1,6 @@
 """`tiebreak audit` as people type it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -27,6 +28,14 @@ def number():
     return 3
 
 made = Net()
+
+def talking():
+    print("building")
+    class Talking(Net):
+        def forward(self, x):
+            print("running")
+            return super().forward(x)
+    return Talking()
 
 def drawn():
     return nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(25, 3))
@@ -104,6 +113,28 @@ def test_a_loss_of_ones_own_and_evaluation_mode(mine, capsys):
     found = json.loads(said.out)
     assert (code, found["loss"], found["mode"]) == (0, "total", "evaluation")
     assert found["sections"][0]["label"] is not None
+
+
+def test_what_a_network_prints_is_no_part_of_the_json(mine, capsys):
+    words = ("{mine}:talking", "--batch", "batch.safetensors", "--json", "--no-certify")
+    code, said = run(mine, *words, capsys=capsys)
+    assert (code, json.loads(said.out)["network"]) == (0, "Talking")
+    assert said.err.startswith("building\nrunning\n")
+
+
+def test_a_page_is_replaced_whole_or_not_at_all(mine, tmp_path, capsys, monkeypatch):
+    page = tmp_path / "page.html"
+    page.write_text("the last one", encoding="utf-8")
+    monkeypatch.setattr("tiebreak.records.durable.os.fsync", full_disk)
+    words = ("{mine}:made", "--batch", "batch.safetensors", "--no-certify", "--html", "page.html")
+    code, said = run(mine, *words, capsys=capsys)
+    assert (code, "no space left to write page.html" in said.err) == (2, True)
+    assert page.read_text(encoding="utf-8") == "the last one"
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def full_disk(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_images_in_eight_bits_are_audited(mine, tmp_path, capsys):

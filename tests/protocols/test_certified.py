@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory_session import run_interrupted
 
 from tiebreak.design.axes import NATIVE, PoolJacobian
 from tiebreak.design.cell import Cell, Data, Network, Trajectory, Trial, Zones
@@ -121,6 +122,16 @@ def test_a_trajectory_is_a_function_of_cell_and_replicate():
     torch.manual_seed(2)
     assert rows_of(chosen).rows == once.rows
     assert rows_of(chosen, replicate=1).rows != once.rows
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_trajectory_stops_when_asked_and_goes_on_to_the_same_record(momentum):
+    """Stopped after each step of training; momenta and weights are carried on bit for bit."""
+    measured = Trajectory(num_epochs=2, num_batches=1, momentum=momentum)
+    chosen = cell(measure=measured, data=Data(name="mnist5k", batch_size=64, train_size=256))
+    resumed, attempts = run_interrupted(measure, Trial(cell=chosen, replicate=0), Path("data"))
+    assert attempts == 7  # four steps an epoch, and none is left to do after the last
+    assert [json.loads(json.dumps(row)) for row in resumed.rows] == rows_of(chosen).rows
 
 
 def test_stops_are_every_so_many_epochs_and_at_the_end():

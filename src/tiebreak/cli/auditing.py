@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from tiebreak.cli.machine import auto_device
 from tiebreak.design.axes import Precision, UserError, member
-from tiebreak.records.durable import explained
+from tiebreak.records.durable import write
 
 
 def add_arguments(audit: argparse.ArgumentParser) -> None:
@@ -51,10 +52,11 @@ def audit(parsed: argparse.Namespace) -> int:
     batch = read_batch(parsed.batch)
     loss = load_loss(parsed.loss) if parsed.loss else None
     torch.manual_seed(parsed.seed)
-    model = load_model(parsed.factory)
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the JSON
+        model = load_model(parsed.factory)
     if parsed.eval:
         model = model.eval()
-    with make_console().status("auditing") as status:
+    with make_console().status("auditing") as status, redirect_stdout(sys.stderr):
         found = audited(
             model,
             batch,
@@ -65,8 +67,7 @@ def audit(parsed: argparse.Namespace) -> int:
             progress=status.update,
         )
     if parsed.html is not None:
-        with explained(parsed.html):
-            parsed.html.write_text(found.to_html(), encoding="utf-8")
+        write(parsed.html, found.to_html())
         print(f"page: {parsed.html}", file=sys.stderr)
     print(found.to_json() if parsed.json else found.to_text(), end="")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,9 @@ def certify(parsed: argparse.Namespace) -> int:
         log2_error=log2_error,
         seed=parsed.seed,
         chunk=parsed.images,
-        provenance=provenance | {"ended": utc_now()},
+        provenance=provenance,
     )
+    stored = replace(stored, provenance=provenance | {"ended": utc_now()})
     write_certificate(parsed.output, stored)
     print(stored.about)
     labels = stored.labels()

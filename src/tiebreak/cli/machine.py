@@ -7,7 +7,7 @@ import sys
 
 from tiebreak.cli.reading import place_in
 from tiebreak.design.axes import UserError
-from tiebreak.records.durable import explained
+from tiebreak.records.durable import write
 
 
 def fetch(parsed: argparse.Namespace) -> int:
@@ -35,6 +35,8 @@ def conventions(parsed: argparse.Namespace) -> int:
     from tiebreak.console import make_console
     from tiebreak.conventions import compiler_status, measure_conventions, surroundings, to_json, to_markdown
 
+    if parsed.output is not None and parsed.output.is_dir():
+        raise UserError(f"--output {parsed.output} is a folder. Name a file in it.")
     if parsed.output is not None and not parsed.output.parent.is_dir():
         raise UserError(
             f"--output {parsed.output}: there is no folder {parsed.output.parent}. Make it first."
@@ -54,8 +56,7 @@ def conventions(parsed: argparse.Namespace) -> int:
     if parsed.output is None:
         print(text, end="")
         return 0
-    with explained(parsed.output):
-        parsed.output.write_text(text, encoding="utf-8")
+    write(parsed.output, text)
     print(f"conventions: {parsed.output}")
     return 0
 

@@ -81,10 +81,12 @@ def require_name(path: Path) -> None:
     """Refuse a path that cannot be a certificate's, before anything is computed.
 
     Raises:
-        CertificateError: it does not end in `.json`.
+        CertificateError: it does not end in `.json`, or is a folder.
     """
     if path.suffix != SUFFIX:
         raise CertificateError(f"a certificate is a {SUFFIX} file, got {path}. Name it so.")
+    if path.is_dir():
+        raise CertificateError(f"{path} is a folder. Name a file in it.")
 
 
 def read_certificate(path: Path) -> Unpacked:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.design.axes import NATIVE, Precision
@@ -28,36 +28,60 @@ from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 def measure_trajectory(trial: Trial, session: Session) -> Outcome:
     """Emit the rows of protocol zones at each stop, with the `epoch` that lies behind it.
 
-    A run that is interrupted starts again: it is a function of the cell and the replicate, and short.
+    A run that is interrupted goes on from its last step of training; a stop is seen whole or not at all.
     """
     measure = trial.cell.measure
     assert isinstance(measure, Trajectory)
     switch = JacobianSwitch(NATIVE)
     with prepare(trial, session) as setting:
         wide = replace(setting, trial=replace(trial, cell=replace(trial.cell, precision=Precision.FP32)))
-        for epoch, model in _trained(wide, measure):
-            if epoch % measure.every and epoch != measure.num_epochs:
-                continue
-            seen = wide.network(switch)
-            seen.load_state_dict(model.state_dict())
-            seen = cast(seen, trial.cell.precision)
-            for row in _stop(setting, seen, switch, epoch, measure.num_batches):
-                session.emit(row)
-            session.progress(epoch + 1, measure.num_epochs + 1)
+        model = wide.network(NATIVE)
+        optimizer = torch.optim.SGD(model.parameters(), lr=measure.lr, momentum=measure.momentum)
+        first, position = _resume(session, model, optimizer)
+        steps = wide.num_batches(0)
+        for epoch in range(first, measure.num_epochs + 1):
+            if position == 0 and (epoch % measure.every == 0 or epoch == measure.num_epochs):
+                seen = wide.network(switch)
+                seen.load_state_dict(model.state_dict())
+                seen = cast(seen, trial.cell.precision)
+                for row in _stop(setting, seen, switch, epoch, measure.num_batches):
+                    session.emit(row)
+                session.progress(epoch + 1, measure.num_epochs + 1)
+            if epoch == measure.num_epochs:
+                break
+            for batch in wide.train_batches(epoch=epoch, start=position):
+                optimizer.zero_grad()
+                functional.cross_entropy(model(batch.images), batch.labels).backward()
+                optimizer.step()
+                position += 1
+                if position < steps and session.wants_checkpoint():
+                    session.save(_tensors(model, optimizer), {"epoch": epoch, "position": position})
+            position = 0
     return Outcome(kind=OutcomeKind.COMPLETED)
 
 
-def _trained(wide: Setting, measure: Trajectory) -> Iterator[tuple[int, nn.Module]]:
-    """The network in fp32 before training and after each epoch."""
-    model = wide.network(NATIVE)
-    optimizer = torch.optim.SGD(model.parameters(), lr=measure.lr, momentum=measure.momentum)
-    yield 0, model
-    for epoch in range(measure.num_epochs):
-        for batch in wide.train_batches(epoch=epoch):
-            optimizer.zero_grad()
-            functional.cross_entropy(model(batch.images), batch.labels).backward()
-            optimizer.step()
-        yield epoch + 1, model
+def _tensors(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Every tensor that the next step depends on, by name."""
+    named = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        momentum = optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            named[f"momentum.{name}"] = momentum
+    return named
+
+
+def _resume(session: Session, model: nn.Module, optimizer: torch.optim.SGD) -> tuple[int, int]:
+    """Put back what `_tensors` gave; the epoch, and the batches of it that lie behind."""
+    checkpoint = session.restore()
+    if checkpoint is None:
+        return 0, 0
+    saved = checkpoint.tensors
+    model.load_state_dict({name: saved[f"model.{name}"] for name in model.state_dict()})
+    for name, parameter in model.named_parameters():
+        if f"momentum.{name}" in saved:
+            momentum = saved[f"momentum.{name}"].to(parameter.device, copy=True)
+            optimizer.state[parameter]["momentum_buffer"] = momentum
+    return checkpoint.state["epoch"], checkpoint.state["position"]
 
 
 def _stop(

@@ -105,6 +105,19 @@ def replace(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def write(path: Path, text: str) -> None:
+    """Write a text for people: in one step where `path` is or becomes a file, else (a pipe) as it comes.
+
+    Raises:
+        StoreError: it cannot be written; a file that was there stands.
+    """
+    if path.exists() and not path.is_file():
+        with explained(path):
+            path.write_text(text, encoding="utf-8")
+    else:
+        replace(path, text.encode())
+
+
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
     """A synced temporary file in the folder of `path`; gone at the end."""
@@ -112,7 +125,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     with explained(path):
         make_folder(path.parent)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = _opened(temporary)
             try:
                 unwritten = memoryview(content)
                 while unwritten:
@@ -124,6 +137,13 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _opened(temporary: Path) -> int:
+    try:
+        return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileNotFoundError:  # a file system that takes no files, such as /proc
+        raise StoreError(f"No file can be made in {temporary.parent}. Choose another folder.") from None
 
 
 def make_folder(path: Path) -> None:
