@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiebreak.design.axes import MINIMAL, PoolJacobian, Selection, UserError
+from tiebreak.design.axes import MINIMAL, PoolJacobian, Selection, UserError, member
 from tiebreak.exact import primes as prime_numbers
 from tiebreak.exact.certificate import Certificate, Evidence, Mode, PoolTruth, Verdict
 from tiebreak.exact.contraction import require_exact
@@ -115,11 +115,19 @@ def cotangent_of(loss: Loss, output: Tensor, labels: Tensor) -> Tensor:
         (N, classes) float64; from here on these numbers are exact.
 
     Raises:
-        UserError: a loss that is not one number, or does not depend on the output.
+        UserError: a loss that raises, is not one number, or does not depend on the output.
     """
     leaf = output.detach().double().requires_grad_()
     with torch.enable_grad(), torch.autocast(output.device.type, enabled=False):
-        value = loss(leaf, labels)
+        try:
+            value = loss(leaf, labels)
+        except UserError:
+            raise
+        except Exception as error:  # the loss may be the user's own, and raise anything
+            raise UserError(
+                f"the loss cannot take an output of the shape {tuple(output.shape)} and these labels: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
             got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise UserError(f"the loss must be one number that depends on the output, got {got}.")
@@ -157,11 +165,14 @@ def certify_graph(
     Raises:
         NotCertifiableError: a sum too long to be exact, a rule without a meaning over the reals, or a library
             whose float64 convolutions are not plain sums of products.
-        UserError: a cotangent of another shape, an error bound that is no probability.
+        UserError: a cotangent of another shape, an error bound that is no probability, another mode or seed.
     """
     rules = [Rule.of(jacobian) for jacobian in jacobians]
     labels = [label_of(jacobian) for jacobian in jacobians]
     _check(graph, cotangent, log2_error, chunk)
+    mode = member(Mode, mode, key="mode")
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        raise UserError(f"seed must be a whole number, 0 or more, or None to draw one, got {seed!r}.")
     seed = secrets.randbits(63) if seed is None else seed
     cotangent = cotangent.detach().double()
     nonfinite = _nonfinite(graph, cotangent)
@@ -396,19 +407,23 @@ class _Run:
         )
 
     def _error(self, chosen: tuple[int, ...], verdicts: Sequence[Verdict]) -> float:
-        """Union bound over every pair that was compared and every D = 0 that rests on zero residues.
+        """Union bound over every pair that was compared and D for every rule; -inf if no zero residue counts.
 
-        Pairs that turned out to differ count as well: each of them might have been taken for equal.
+        Pairs that turned out to differ count as well, and so do rules: each might have been taken for equal.
+        To leave out those for which that did not happen would be a choice made after the primes were drawn.
         """
+        is_zero = self.used_primes and not all(verdict.different for verdict in verdicts)
+        if not (is_zero or any(self.equalities.values())):
+            return -math.inf
         terms = [
-            math.log2(self.comparisons[node])
+            math.log2(number)
             + prime_numbers.log2_error(self.heights.equality[self.graph.nodes[node].inputs[0]], primes=chosen)
-            for node, number in self.equalities.items()
+            for node, number in self.comparisons.items()
             if number
         ]
         if self.used_primes:
             zero = prime_numbers.log2_error(self.heights.difference, primes=chosen)
-            terms += [zero for verdict in verdicts if not verdict.different]
+            terms += [zero] * len(verdicts)
         largest = max(terms, default=-math.inf)
         if largest == -math.inf:
             return -math.inf
