@@ -509,6 +509,12 @@ def test_cuda_without_a_device_is_a_sentence():
         audit(Net(), (images(), LABELS), device="cuda")
 
 
+@pytest.mark.parametrize("device", ["mps", "meta", "nowhere"])
+def test_a_device_that_cannot_be_is_a_sentence(device):
+    with pytest.raises(UserError, match=f"device must be cpu or cuda, got '{device}'"):
+        audit(Net(), (images(), LABELS), device=device)
+
+
 class Again(nn.Module):
     """A pool twice from one line; in a checkpoint if asked to."""
 

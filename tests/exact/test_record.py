@@ -15,6 +15,7 @@ from torchvision import models as torchvision_models
 import tiebreak
 from tiebreak.design.axes import PoolJacobian, Selection, StemPool, UserError
 from tiebreak.design.cell import Network
+from tiebreak.exact.certificate import Mode
 from tiebreak.exact.graph import (
     Affine,
     Linear,
@@ -734,3 +735,59 @@ def _scripted():
 def test_a_network_without_numbers_or_derivative_is_refused(make, sentence):
     with pytest.raises(UserError, match=sentence):
         tiebreak.certify(make(), torch.ones(1, 1, 2, 2), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"mode": "proved"}, "mode must be one of random, proof"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more"),
+        ({"seed": 0.5}, "seed must be a whole number, 0 or more"),
+        ({"labels": torch.tensor([9])}, "the loss cannot take an output of the shape"),
+        ({"labels": torch.tensor([0, 1])}, "the loss cannot take an output of the shape"),
+        ({"model": "net"}, "is a torch.nn.Module, got str"),
+    ],
+)
+def test_a_mistake_in_a_call_is_a_sentence(given, sentence):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    call = {"model": net, "images": torch.ones(1, 1, 2, 2), "labels": torch.tensor([0])} | given
+    with pytest.raises(UserError, match=sentence):
+        tiebreak.certify(**call)
+
+
+def test_a_mode_may_be_spelled_as_in_yaml():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2))
+    found = tiebreak.certify(net, torch.ones(1, 1, 2, 2), torch.tensor([0]), mode="proof")
+    assert found.evidence.mode is Mode.PROOF
+    assert found.evidence.log2_error == -float("inf")
+
+
+class Restrided(nn.Module):
+    """Its average is given other strides in place: the same entries, or other ones."""
+
+    def __init__(self, *strides):
+        super().__init__()
+        self.conv, self.head, self.strides = nn.Conv2d(1, 3, 1), nn.Linear(3, 2), strides
+
+    def forward(self, x):
+        x = functional.relu(self.conv(x)).mean((2, 3), keepdim=True)
+        return self.head(x.as_strided_(x.shape, self.strides).flatten(1))
+
+
+def test_other_strides_of_the_same_entries_are_followed_and_of_others_refused():
+    batch = images(2, 1, 4, 4)
+    same_as_module(Restrided(3, 1, 3, 3).double(), batch)
+    with pytest.raises(NotCertifiableError, match="another layout"):
+        record(Restrided(1, 2, 1, 1).double(), batch)
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "resnet18", "densenet121"])
+def test_channels_last_networks_are_followed(arch):
+    model = build(Network(arch=arch), num_classes=2, in_channels=3, seed=1)
+    batch = images(2, 3, 32, 32).float()
+    plain = record(model, batch)[0]
+    last = record(
+        model.to(memory_format=torch.channels_last), batch.contiguous(memory_format=torch.channels_last)
+    )[0]
+    assert [type(node.operation) for node in last.nodes] == [type(node.operation) for node in plain.nodes]
+    assert [node.shape for node in last.nodes] == [node.shape for node in plain.nodes]

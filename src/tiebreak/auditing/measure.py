@@ -346,7 +346,12 @@ def _sums_to_one(rule: PoolJacobian) -> bool:
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    chosen = next(model.parameters()).device if device is None else torch.device(device)
+    try:
+        chosen = next(model.parameters()).device if device is None else torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device must be cpu or cuda, got {device!r}.") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be cpu or cuda, got {str(chosen)!r}.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device=cuda needs a CUDA device and this torch sees none. Use device=cpu, or install a torch "

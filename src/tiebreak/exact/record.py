@@ -110,8 +110,10 @@ def require_trained(model: nn.Module) -> None:
     """Refuse a network none of whose parameters asks for a derivative: D would have no entry.
 
     Raises:
-        UserError: no parameter has `requires_grad`.
+        UserError: no parameter has `requires_grad`, or no network at all.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"what is certified is a torch.nn.Module, got {type(model).__name__}.")
     if not any(tensor.requires_grad for tensor in model.parameters()):
         raise UserError(
             "no parameter of the network asks for a derivative (requires_grad), so there is nothing to "
@@ -160,6 +162,7 @@ class _Recorder(TorchDispatchMode):
         self.pooled: list[tuple[Tensor, Tensor]] = []
         self.nonfinite: str | None = None
         self.deviations: dict[str, Tensor] = {}
+        self.layout: tuple[Any, ...] = ()
         for tensor in model.parameters():
             self._know(tensor, _Weight(tensor))
 
@@ -170,6 +173,8 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operation and note it."""
         kwargs = kwargs or {}
+        if func is _aten.as_strided_.default:
+            self.layout = _layout(args[0])
         result = func(*args, **kwargs)
         touched = [tensor for tensor in _tensors((args, kwargs)) if id(tensor) in self.known]
         if not touched:
@@ -380,6 +385,18 @@ class _Call:
     def add(self, operation: Operation, *inputs: int) -> _Traced:
         """Note the node."""
         return self.recorder.add(operation, inputs, self.result)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Where the entries lie in memory; how far apart those of an axis with a single entry are says nothing."""
+    strides = [step for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+    return tuple(tensor.shape), strides, tensor.storage_offset()
+
+
+def _restrided(call: _Call) -> _Traced:
+    """How an average over all rows and columns is marked as channels-last: the same entries in their places."""
+    call.must(_layout(call.result) == call.recorder.layout, "another layout")
+    return _Traced(call.traced("self"))
 
 
 def _same(call: _Call) -> _Traced | _Weight:
@@ -593,6 +610,7 @@ _READERS: dict[Any, Callable[[_Call], _Traced | _Weight]] = {
     _aten.avg_pool2d.default: _average_pool,
     _aten._adaptive_avg_pool2d.default: _adaptive_average_pool,
     _aten.mean.dim: _mean,
+    _aten.as_strided_.default: _restrided,
     _aten.view.default: _reshape,
     _aten._unsafe_view.default: _reshape,
     _aten._reshape_alias.default: _reshape,
@@ -625,6 +643,7 @@ _DERIVATIVES = frozenset(
         "AvgPool2DBackward",
         "AdaptiveAvgPool2DBackward",
         "MeanBackward",
+        "AsStridedBackward",
         "ViewBackward",
         "UnsafeViewBackward",
         "ReshapeAliasBackward",
