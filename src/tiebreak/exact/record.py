@@ -388,13 +388,13 @@ class _Call:
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    """Where the entries lie in memory; how far apart those of an axis with a single entry are says nothing."""
+    """Where the entries lie in memory; the stride of an axis with a single entry says nothing."""
     strides = [step for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
     return tuple(tensor.shape), strides, tensor.storage_offset()
 
 
 def _restrided(call: _Call) -> _Traced:
-    """How an average over all rows and columns is marked as channels-last: the same entries in their places."""
+    """How a global average is marked as channels-last: the same entries in their places."""
     call.must(_layout(call.result) == call.recorder.layout, "another layout")
     return _Traced(call.traced("self"))
 
