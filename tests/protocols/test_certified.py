@@ -9,9 +9,12 @@ import pytest
 import torch
 from memory_session import run_interrupted
 
+from tiebreak import certify
+from tiebreak.data import load, train_batches
 from tiebreak.design.axes import NATIVE, PoolJacobian
 from tiebreak.design.cell import Cell, Data, Network, Trajectory, Trial, Zones
 from tiebreak.exact.certificate import Label
+from tiebreak.models import build
 from tiebreak.protocols import measure
 from tiebreak.protocols.setting import prepare
 from tiebreak.records.session import OutcomeKind
@@ -178,3 +181,21 @@ def test_a_blended_forward_is_certified_at_the_values_of_its_reference():
         cell(precision="fp16_rounded", data=data, jacobians=tuple(replace(r, forward="exact") for r in rules))
     )
     assert blended.of("pool_truth") == exact.of("pool_truth")
+
+
+def test_a_filter_of_zeros_is_a_bifurcation_and_its_network_otherwise_none():
+    """The positive control: one filter of the second convolution 0, its bias 1/2, so a whole map is flat."""
+    data = Data(name="mnist5k", batch_size=128)
+    dataset = load(data, root=Path("data"))
+    batch = next(train_batches(dataset, data=data, epoch=0, order_seed=0, augment_seed=0))
+    model = build(Network(arch="lenet5"), num_classes=10, in_channels=1, jacobian=PoolJacobian(), seed=0)
+    assert certify(model, batch.images, batch.labels).verdicts[0].different is False
+    second = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)][1]
+    with torch.no_grad():
+        second.weight[0], second.bias[0] = 0.0, 0.5
+    verdict = certify(model, batch.images, batch.labels).verdicts[0]
+    assert verdict.different
+    assert set(verdict.num_nonzero) == {
+        "features.4.weight"
+    }  # the patches that the flat map's ties see differ
+    assert verdict.num_nonzero["features.4.weight"] <= 150

@@ -53,10 +53,10 @@ class Residues(Numbers[Tensor]):
         return residues(x, prime=self.prime)
 
     def constant(self, x: Tensor) -> Tensor:
-        """Residues of a tensor of the graph, computed once."""
+        """Residues of a tensor of the graph, computed once and kept in half the memory."""
         if id(x) not in self._encoded:
-            self._encoded[id(x)] = (x, self.encode(x))  # x is kept so that its id stays its own
-        return self._encoded[id(x)][1]
+            self._encoded[id(x)] = (x, self.encode(x).int())  # x is kept so that its id stays its own
+        return self._encoded[id(x)][1].double()
 
     def number(self, share: Fraction) -> float:
         """The residue of a rational whose denominator the prime does not divide."""

@@ -29,6 +29,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 Split = Callable[[Tensor, Tensor], list[Tensor]]
 _RADIX = 2.0**BITS
 _MUCH = 2.0**1000
+_MOST_KEPT = 2**18  # digits of more weights than that are made anew: they would fill the memory
 _GROWTH = 1 + 2.0**-20
 """Covers every rounding of a bound: each is a sum of fewer than 2**30 positive float64 numbers."""
 
@@ -176,13 +177,15 @@ class FixedPoint(Numbers[Fixed]):
         return Fixed(torch.stack(digits), top, (rest != 0).double())
 
     def _constant(self, x: Tensor) -> tuple[Fixed, Tensor]:
-        """Digits of a tensor of the graph and, scaled to at most 1, its size; computed once."""
-        if id(x) not in self._encoded:
-            fixed = self._encode(x, width=self.width + 1)
-            half = fixed.top // 2  # in two steps, as 2**-top alone may overflow
-            size = (x.abs() * 2.0**-half * 2.0 ** -(fixed.top - half)).clamp_(min=2.0**-1000)
+        """Digits of a tensor of the graph and, scaled to at most 1, its size; a small one computed once."""
+        if id(x) in self._encoded:
+            return self._encoded[id(x)][1:]
+        fixed = self._encode(x, width=self.width + 1)
+        half = fixed.top // 2  # in two steps, as 2**-top alone may overflow
+        size = (x.abs() * 2.0**-half * 2.0 ** -(fixed.top - half)).clamp_(min=2.0**-1000)
+        if x.numel() <= _MOST_KEPT:
             self._encoded[id(x)] = (x, fixed, size)
-        return self._encoded[id(x)][1:]
+        return fixed, size
 
     def _contract(
         self, x: Fixed, weight: Tensor, product: Product, split: Split, *, products: int, shape=None
