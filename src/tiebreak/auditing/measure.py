@@ -310,10 +310,10 @@ def _location(place: Place, *, call: int | None = None) -> Location:
     if place.file is None:
         return Location(module=place.module, call=call)
     parts = place.file.parts
-    if place.file.is_relative_to(Path.cwd()):
-        file = place.file.relative_to(Path.cwd()).as_posix()
-    elif "site-packages" in parts:
+    if "site-packages" in parts:  # first, as an environment may lie in the working directory
         file = "/".join(parts[parts.index("site-packages") + 1 :])
+    elif place.file.is_relative_to(Path.cwd()):
+        file = place.file.relative_to(Path.cwd()).as_posix()
     else:
         file = place.file.name
     return Location(module=place.module, file=file, line=place.line, call=call)
