@@ -7,7 +7,15 @@ import pytest
 import torch
 import yaml
 
-from tiebreak.config import compose_run, compose_study, list_studies
+from tiebreak.config import (
+    ConfigError,
+    compose_launch,
+    compose_run,
+    compose_study,
+    list_studies,
+    split_launch,
+)
+from tiebreak.config.composition import LAUNCH_GROUPS
 from tiebreak.design.axes import Arch, DataName, Device, Forward, OptimizerName, Precision
 from tiebreak.design.cell import MEASURES, Cell
 from tiebreak.models.build import build
@@ -43,7 +51,29 @@ def compose(*overrides):
 def test_every_file_is_an_option_a_study_or_the_root():
     options = {CONFIGS / group / f"{name}.yaml" for group, name in OPTIONS}
     studies = {CONFIGS / "study" / f"{name}.yaml" for name in list_studies()}
-    assert set(CONFIGS.rglob("*.*")) == options | studies | {CONFIGS / "config.yaml"}
+    launch = {CONFIGS / "launch.yaml", *(p for g in LAUNCH_GROUPS for p in (CONFIGS / g).glob("*.yaml"))}
+    assert set(CONFIGS.rglob("*.*")) == options | studies | launch | {CONFIGS / "config.yaml"}
+
+
+def test_no_key_of_a_launch_is_one_of_a_cell_and_each_option_composes():
+    cells = set(load(CONFIGS / "config.yaml"))
+    for group in LAUNCH_GROUPS:
+        for path in (CONFIGS / group).glob("*.yaml"):
+            tree = load(path)
+            assert not cells.intersection(tree), path
+            assert compose_launch([f"{group}={path.stem}"]).items() >= tree.items()
+            overrides = [f"{key}={tree[key]!r}" for key in tree if isinstance(tree[key], int)]
+            assert split_launch(["arch=vgg11", *overrides, "pool.beta=3"]) == (
+                ["arch=vgg11", "pool.beta=3"],
+                overrides,
+            )
+
+
+def test_a_key_of_a_launch_says_which_option_has_it():
+    with pytest.raises(ConfigError, match="partition belongs to launcher=slurm"):
+        compose_launch(["partition=gpu"])
+    with pytest.raises(ConfigError, match="Did you mean slurm"):
+        compose_launch(["launcher=slurn"])
 
 
 def test_every_axis_has_a_file_for_each_of_its_values():

@@ -113,6 +113,7 @@ def test_elsewhere_the_heartbeat_decides(attempts, holder):
     forge(attempts, holder, silent_seconds=130)
     attempts.claim().end(Ending.STOPPED)
     assert attempts.history()[1].reason.startswith("no sign of life for 13")
+    assert attempts.history()[1].ending is (Ending.NODE_FAIL if holder else Ending.KILLED)
 
 
 def test_a_folder_without_a_heartbeat_is_judged_by_its_own_age(attempts):

@@ -48,7 +48,7 @@ def test_a_stopped_trial_goes_on_to_the_same_bits(bench, trial, monkeypatch, exp
     done = []
     stopping = replace(
         bench,
-        stop=lambda: len(done) >= steps,
+        stop=lambda: Ending.STOPPED if len(done) >= steps else None,
         on_event=lambda event: done.append(event) if isinstance(event, TrialProgress) else None,
     )
     from tiebreak.runner import session
@@ -162,7 +162,9 @@ def test_a_process_that_was_overtaken_leaves_the_trial(bench, trial, toy):
 def test_a_checkpoint_of_another_origin_is_not_continued(bench, trial, events, expected_rows):
     asked = []
     elsewhere = replace(
-        bench, stop=lambda: asked.append(1) or len(asked) > 8, provenance=lambda trial: {"device_name": "A"}
+        bench,
+        stop=lambda: asked.append(1) or (Ending.STOPPED if len(asked) > 8 else None),
+        provenance=lambda trial: {"device_name": "A"},
     )
     with pytest.raises(Stopped):
         run_trial(trial, bench=elsewhere)

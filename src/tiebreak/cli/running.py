@@ -76,7 +76,7 @@ def _run_one(run: Run) -> int:
                 data_root=run.data_root,
                 provenance=partial(origin_of, kernel=kernel),
                 on_event=progress,
-                stop=stop.is_set,
+                stop=stop,
                 refusals=(UserError,),
                 checkpoint_every_seconds=_checkpoint_seconds(),
             )

@@ -21,6 +21,9 @@ from tiebreak.design.axes import DesignError
 GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
 """The folders of configurations, one file of each of which makes up a configuration."""
 
+LAUNCH_GROUPS = ("launcher", "tracking")
+"""The same for `configs/launch.yaml`: how a study is run and watched."""
+
 _PATHS = ("results", "data_root", "data.folder")
 
 REFUSALS = (
@@ -104,7 +107,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's message as one sentence with a suggestion."""
     text = re.split(r"\.? See https| Config search path", one_line(error))[0]
     match = re.search(r"Could not find '([a-z_]+)/([^']*)'", text)
-    if match and match[1] in GROUPS:
+    if match and match[1] in (*GROUPS, *LAUNCH_GROUPS):
         group, value = match.groups()
         options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
         near = difflib.get_close_matches(value, options, n=1)

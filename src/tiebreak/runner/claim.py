@@ -16,8 +16,9 @@ import secrets
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,21 @@ from tiebreak.records.store import FAILED_PREFIX
 
 LEASE_SECONDS = 120.0
 """A heartbeat older than this is that of a dead process; it is touched eight times a lease."""
+LOG_VARIABLE = "TIEBREAK_LOG"
+"""The environment variable that tells a worker the name of its log, relative to the results folder."""
 MOST_ERRORS = 2
 MOST_DEATHS = 5
 
 
 class Claimed(RecordError):  # noqa: N818 - an answer, not an accident
-    """Another live process runs this trial. The message says which and what to do."""
+    """Another live process runs this trial. The message says which and what to do.
+
+    `is_here` tells whether that process is on this machine: from elsewhere only its heartbeat is seen.
+    """
+
+    def __init__(self, message: str, *, is_here: bool = True) -> None:
+        super().__init__(message)
+        self.is_here = is_here
 
 
 class ClaimLost(Claimed):
@@ -45,12 +55,20 @@ class Exhausted(RecordError):  # noqa: N818 - an answer, not an accident
 
 
 class Ending(StrEnum):
-    """How an attempt ended. `killed` is written by who finds it dead; `superseded`: another was first."""
+    """How an attempt ended.
+
+    `killed` (the process is gone, or hangs, on this machine) and `node_fail` (no sign of life from another
+    one) are written by who finds it dead. `timeout` and `preempted`: the scheduler asked it to stop, at the
+    end of the job's time or for a more urgent job. `superseded`: another was first.
+    """
 
     RECORDED = "recorded"
     STOPPED = "stopped"
+    TIMEOUT = "timeout"
+    PREEMPTED = "preempted"
     ERROR = "error"
     KILLED = "killed"
+    NODE_FAIL = "node_fail"
     SUPERSEDED = "superseded"
     REFUSED = "refused"
 
@@ -65,6 +83,8 @@ class Holder:
         started: when the process started, in the system's own clock ticks; empty where that is not known.
         machine: boot and process namespace; a pid means something only where they are ours.
         since: when the claim was made, UTC.
+        job: number of the scheduler's job, such as `17_3`; empty without a scheduler.
+        log: file that the process writes to, relative to the results folder; empty if there is none.
     """
 
     host: str
@@ -72,6 +92,8 @@ class Holder:
     started: str
     machine: str
     since: str
+    job: str = ""
+    log: str = ""
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -83,11 +105,23 @@ class Holder:
             started=(_process(pid) or ("", False))[0],
             machine=_machine(),
             since=utc_now(),
+            job=slurm_job(),
+            log=os.environ.get(LOG_VARIABLE, ""),
         )
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Holder:
+        """A signature as it was written, perhaps by another version: unknown fields are left out."""
+        return cls(**{item.name: tree[item.name] for item in fields(cls) if item.name in tree})
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine since it was last started."""
+        return self.machine == _machine()
 
     def is_gone(self) -> bool:
         """Whether the process is known to be no more; False also where that cannot be known from here."""
-        if self.machine != _machine():
+        if not self.is_here:
             return False
         if (found := _process(self.pid)) is not None:
             start, is_zombie = found
@@ -157,13 +191,22 @@ class Attempts:
         if endings[Ending.ERROR] >= MOST_ERRORS:
             reason = next(attempt.reason for attempt in reversed(history) if attempt.ending is Ending.ERROR)
             return f"{endings[Ending.ERROR]} attempts raised an exception, the last one: {reason}"
-        if endings[Ending.KILLED] >= MOST_DEATHS:
-            return f"{endings[Ending.KILLED]} attempts died without a word (killed, or out of memory)"
+        deaths = endings[Ending.KILLED] + endings[Ending.NODE_FAIL]
+        if deaths >= MOST_DEATHS:
+            return f"{deaths} attempts died without a word (killed, or out of memory)"
         return ""
 
     def latest(self) -> int:
         """Number of the last attempt; 0 if there was none."""
         return max(self._numbers(), default=0)
+
+    def heartbeat(self) -> tuple[int, int]:
+        """Number of the last attempt and when it last gave a sign of life: does it give another?"""
+        latest = self.latest()
+        try:
+            return latest, (self.folder / str(latest) / "heartbeat").stat().st_mtime_ns
+        except OSError:
+            return latest, 0
 
     def write_end(self, number: int, ending: Ending, *, reason: str = "", traceback: str = "") -> None:
         """State how an attempt ended; what was stated first stands."""
@@ -184,10 +227,12 @@ class Attempts:
             self.write_end(last.number, Ending.KILLED, reason="its process was gone")
             return
         silent_seconds = self._silent_seconds(last.number)
+        is_here = last.holder is None or last.holder.is_here
         if silent_seconds > self.lease_seconds:
-            self.write_end(last.number, Ending.KILLED, reason=f"no sign of life for {silent_seconds:.0f} s")
+            ending = Ending.KILLED if is_here else Ending.NODE_FAIL
+            self.write_end(last.number, ending, reason=f"no sign of life for {silent_seconds:.0f} s")
             return
-        raise Claimed(self._sentence(last))
+        raise Claimed(self._sentence(last), is_here=is_here)
 
     def _sentence(self, attempt: Attempt) -> str:
         holder = attempt.holder
@@ -215,7 +260,7 @@ class Attempts:
         holder, end = _read(folder / "holder.json"), _read(folder / "end.json")
         return Attempt(
             number=number,
-            holder=Holder(**holder) if holder else None,
+            holder=Holder.from_tree(holder) if holder else None,
             ending=Ending(end["ending"]) if end else None,
             reason=end["reason"] if end else "",
         )
@@ -242,12 +287,13 @@ class Claim:
         self.number = number
         self._attempts = attempts
         self._ended = threading.Event()
+        self._done_of = (0, 0)
         folder = attempts.folder / str(number)
         self._heartbeat = folder / "heartbeat"
         try:
             signed = _written_beside(folder / "holder.json", asdict(Holder.this_process()))
             os.replace(signed, folder / "holder.json")
-            self._heartbeat.touch()
+            self._heartbeat.write_text(_shares(0, 0), encoding="ascii")
         except OSError:  # disk full, say: an unsigned claim would keep others waiting for its lease
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -267,6 +313,10 @@ class Claim:
                 f"{self.number}, gave no sign of life for {self._attempts.lease_seconds:g} s. It leaves it."
             )
 
+    def progress(self, done: int, total: int) -> None:
+        """Steps done out of all steps, for who looks at the heartbeat; written with its next beat."""
+        self._done_of = (done, total)
+
     def end(self, ending: Ending, *, reason: str = "", traceback: str = "") -> None:
         """Give the claim up and say how the attempt ended, if that can be written."""
         self._ended.set()
@@ -276,8 +326,26 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._attempts.lease_seconds / 8):
+            with (
+                suppress(OSError),
+                self._heartbeat.open("r+b") as file,
+            ):  # the same bytes: a full disk takes them
+                file.write(_shares(*self._done_of).encode("ascii"))
             with suppress(OSError):  # a file server may be away for a while; the lease decides
                 os.utime(self._heartbeat)
+
+
+def _shares(done: int, total: int) -> str:
+    """Steps done out of all steps, in as many characters for every number."""
+    return f"{done}/{total}".ljust(24)
+
+
+def slurm_job() -> str:
+    """Number of the SLURM job that this process belongs to, `17_3` in an array; empty outside."""
+    environment = os.environ
+    if array := environment.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
+    return environment.get("SLURM_JOB_ID", "")
 
 
 def _written_beside(path: Path, tree: dict[str, Any]) -> Path:

@@ -49,13 +49,17 @@ class Bench:
     """Everything a trial needs besides itself; the same for all trials of a process.
 
     Args:
-        store: where records go. checkpoints: where unfinished trials are kept. measure: runs the protocol
-        that a trial's cell names. data_root: folder of the data sets. provenance: what a record says about
-        its origin; times are added. on_event: is told what happens. stop: whether the process was asked to
-        stop; asked often, so it must be quick. checkpoint_every_seconds: how much work may be lost.
-        lease_seconds: how long a claim stands without a sign of life. refusals: exceptions that are the
-        user's mistake or the machine's state (missing data, full disk): they
-            pass through and do not count against the trial.
+        store: where records go.
+        checkpoints: where unfinished trials are kept.
+        measure: runs the protocol that a trial's cell names.
+        data_root: folder of the data sets.
+        provenance: what a record says about its origin; times are added.
+        on_event: is told what happens.
+        stop: how the attempt ends if the process was asked to stop, else None; asked often.
+        checkpoint_every_seconds: how much work may be lost.
+        lease_seconds: how long a claim stands without a sign of life.
+        refusals: exceptions that are the user's mistake or the machine's state (missing data, full disk):
+            they pass through and do not count against the trial.
     """
 
     store: RecordStore
@@ -64,7 +68,7 @@ class Bench:
     data_root: Path
     provenance: Callable[[Trial], Mapping[str, Any]] = origin_of
     on_event: Listener = ignore
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], Ending | None] = lambda: None
     checkpoint_every_seconds: float = 30.0
     lease_seconds: float = LEASE_SECONDS
     refusals: tuple[type[Exception], ...] = (UserError,)
@@ -124,7 +128,7 @@ def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
         bench.on_event(TrialLeft(trial=trial.id))
         raise
     except (Stopped, KeyboardInterrupt, SystemExit):
-        ending = Ending.STOPPED
+        ending = bench.stop() or Ending.STOPPED
         bench.on_event(TrialLeft(trial=trial.id))
         raise
     except bench.refusals as error:
@@ -221,9 +225,10 @@ class _Attempt:
 
     def wants_checkpoint(self) -> bool:
         due = time.monotonic() - self._last_save >= self._bench.checkpoint_every_seconds
-        return due or self._bench.stop()
+        return due or self._bench.stop() is not None
 
     def progress(self, done: int, total: int) -> None:
+        self._claim.progress(done, total)
         now = time.monotonic()
         if now - self._last_progress >= _PROGRESS_SECONDS or done >= total:
             self._last_progress = now

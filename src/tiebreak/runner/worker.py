@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from tiebreak.design.axes import UserError
@@ -25,7 +27,7 @@ from tiebreak.records.provenance import Origin
 from tiebreak.records.session import Stopped
 from tiebreak.records.store import RecordStore
 from tiebreak.runner.checkpoint import CheckpointStore
-from tiebreak.runner.claim import LEASE_SECONDS, Claimed
+from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claimed, Ending
 from tiebreak.runner.events import Event, Note, Refusal, to_line
 from tiebreak.runner.manifest import read_manifest
 from tiebreak.runner.session import Bench, Measure, origin_of, run_trial
@@ -130,13 +132,14 @@ def main_loop(
                 data_root=job.data_root,
                 provenance=provenance,
                 on_event=wire,
-                stop=stop.is_set,
+                stop=stop,
                 checkpoint_every_seconds=job.checkpoint_every_seconds,
                 lease_seconds=job.lease_seconds,
                 refusals=(UserError, *refusals),
             )
             try:
-                _work(in_turn(read_manifest(job.manifest), index=job.index, of=job.of), bench=bench)
+                trials = in_turn(read_manifest(job.manifest), index=job.index, of=job.of)
+                _work(trials, bench=bench, wait=stop.wait)
             except Stopped:
                 return STOPPED
             except bench.refusals as error:
@@ -157,10 +160,16 @@ def in_turn(trials: Sequence[Trial], *, index: int, of: int) -> list[Trial]:
     return mine + [trial for place, trial in enumerate(trials) if place % of != index]
 
 
-def _work(trials: list[Trial], *, bench: Bench) -> None:
-    """Run what can be run; ends when a whole pass found only trials that others hold."""
+def _work(trials: list[Trial], *, bench: Bench, wait: Callable[[float], bool]) -> None:
+    """Run what can be run; ends when a whole pass found only trials that others hold.
+
+    Of a holder on another machine only the heartbeat is seen: one that died a moment ago looks alive. Such
+    trials are looked at again until their holders have shown life or lost the trial.
+    """
     while trials:
-        held = []
+        held: list[Trial] = []
+        is_elsewhere = False
+        begun = time.monotonic()
         for trial in trials:
             if bench.stop():
                 raise Stopped("The worker was asked to stop between two trials.")
@@ -168,26 +177,76 @@ def _work(trials: list[Trial], *, bench: Bench) -> None:
                 continue
             try:
                 run_trial(trial, bench=bench)
-            except Claimed:
+            except Claimed as claimed:
                 held.append(trial)
-        if len(held) == len(trials):
+                is_elsewhere |= not claimed.is_here
+        has_run = len(held) < len(trials)
+        if not has_run and not (is_elsewhere and _someone_died(held, bench=bench, wait=wait, since=begun)):
             return
         trials = held
 
 
+def _someone_died(
+    trials: Sequence[Trial], *, bench: Bench, wait: Callable[[float], bool], since: float
+) -> bool:
+    """Whether, of these trials held by others, one becomes free before each holder has shown life anew."""
+    silent = {trial: Attempts(bench.store.attempts_folder(trial), trial=trial.id) for trial in trials}
+    beats = {trial: attempts.heartbeat() for trial, attempts in silent.items()}
+    while silent:
+        if time.monotonic() - since > bench.lease_seconds:
+            return True
+        if wait(bench.lease_seconds / 16):
+            return True  # the next pass sees that it was asked to stop
+        for trial in list(silent):
+            if silent[trial].heartbeat() != beats[trial] or bench.store.is_done(trial):
+                del silent[trial]
+    return False
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and how its attempt then ends."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._ending = Ending.STOPPED
+
+    def __call__(self) -> Ending | None:
+        """How the attempt ends; None while nobody asked."""
+        return self._ending if self._asked.is_set() else None
+
+    def ask(self, ending: Ending = Ending.STOPPED) -> None:
+        """Ask; who asks first decides how it ends."""
+        if not self._asked.is_set():
+            self._ending = ending
+            self._asked.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long or until somebody asks; whether somebody did."""
+        return self._asked.wait(seconds)
+
+
+SIGNALS: Mapping[signal.Signals, Ending] = MappingProxyType(
+    {
+        signal.SIGINT: Ending.STOPPED,
+        signal.SIGTERM: Ending.STOPPED,
+        signal.SIGUSR1: Ending.TIMEOUT,
+        signal.SIGUSR2: Ending.PREEMPTED,
+    }
+)
+"""What a worker is told by which signal."""
+
+
 @contextmanager
-def stop_on_signals(
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
-) -> Iterator[threading.Event]:
-    """An event that the given signals set; a second signal acts as if there were no handler.
+def stop_on_signals(signals: Mapping[signal.Signals, Ending] = SIGNALS) -> Iterator[StopRequest]:
+    """A request that the given signals make; a second one of a kind acts as if there were no handler.
 
     The handlers that were there are put back. Only the main thread may use it.
     """
-    stop = threading.Event()
+    stop = StopRequest()
     former = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, frame: object) -> None:
-        stop.set()
+        stop.ask(signals[signal.Signals(number)])
         signal.signal(number, signal.SIG_DFL)
 
     try:
@@ -202,7 +261,7 @@ def stop_on_signals(
 class _Wire:
     """Sends events as lines; when nobody listens any more, the worker stops."""
 
-    def __init__(self, stream: TextIO, stop: threading.Event) -> None:
+    def __init__(self, stream: TextIO, stop: StopRequest) -> None:
         self._stream = stream
         self._stop = stop
 
@@ -210,6 +269,6 @@ class _Wire:
         try:
             print(to_line(event), file=self._stream, flush=True)
         except BrokenPipeError:
-            self._stop.set()
+            self._stop.ask()
             # What is still in the buffer would raise again when the interpreter closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
