@@ -141,6 +141,7 @@ BAD = {
     "data=mnsit": ["data must be one of", "got 'mnsit'", "Did you mean mnist?"],
     "optimizr=sgd": ["no key optimizr", "Did you mean optimizer?", "--cfg"],
     "optimizer.lrr=1": ["no key optimizer.lrr", "Did you mean optimizer.lr?"],
+    "protocol.certify=true": ["no key protocol.certify", "Did you mean certify?"],
     "foo/bar=1": ["no key foo/bar"],
     "+colour=blue": ["unknown key colour", "Keys: arch"],
     "+pool.colour=blue": ["group pool", "unknown key colour", "betas"],

@@ -116,7 +116,8 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         key, keys = match.group(1) or match.group(2), _all_keys()
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            own = key.rpartition(".")[2]  # it may be a key of its own that was looked for in a group
+            near = [own] if own in keys else difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]}?" if near else ""
             return f"there is no key {key}.{hint} `tiebreak run --cfg` prints every key."
     said = " ".join(overrides)

@@ -29,17 +29,19 @@ from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import subnormal_numbers_are_kept
 from tiebreak.exact.evaluation import Windows, pixel_numbers
 from tiebreak.exact.graph import (
+    Affine,
     AveragePool2d,
     BatchNorm2d,
     Graph,
     MaxPool2d,
     NotCertifiableError,
+    Operation,
     Parameter,
 )
 from tiebreak.exact.heights import Heights, heights
 from tiebreak.exact.record import record, require_trained
 from tiebreak.exact.residues import Adjoint, Residues
-from tiebreak.exact.rules import MOST_DIVISOR, Rule, label_of
+from tiebreak.exact.rules import MOST_DIVISOR, Rule, label_of, require_rules
 from tiebreak.exact.slices import FixedPoint
 from tiebreak.exact.structure import log2_collision, structure
 from tiebreak.numerics.selection import has_entry
@@ -49,6 +51,9 @@ LOG2_ERROR = -40.0
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+Progress = Callable[[str], None]
+"""Told what is about to be done; an exception that it raises ends the work."""
 
 
 def certify(
@@ -80,7 +85,7 @@ def certify(
 
     Raises:
         NotCertifiableError: an operation that is not on the list, with its place.
-        UserError: no parameter that asks for a derivative.
+        UserError: no parameter that asks for a derivative, images without numbers, or no rule to compare.
 
     Example:
         >>> import torch
@@ -91,6 +96,7 @@ def certify(
         >>> certificate.verdicts[0].different
         False
     """
+    jacobians = require_rules(jacobians)
     require_trained(model)
     graph, output = record(model, images)
     return certify_graph(
@@ -145,6 +151,7 @@ def certify_graph(
     seed: int | None = None,
     chunk: int | None = None,
     keep_entries: bool = False,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Whether each rule gives another derivative than PyTorch's, over the reals.
 
@@ -158,6 +165,7 @@ def certify_graph(
         seed: of the primes; None draws one. A network made by someone who knows the seed can deceive it.
         chunk: images at a time; None chooses by memory.
         keep_entries: keep where D is not 0.
+        progress: told which images and which layer come next; None for silence.
 
     Returns:
         The certificate. A network, batch or cotangent with an infinity or NaN gets no verdict, and says so.
@@ -165,8 +173,10 @@ def certify_graph(
     Raises:
         NotCertifiableError: a sum too long to be exact, a rule without a meaning over the reals, or a library
             whose float64 convolutions are not plain sums of products.
-        UserError: a cotangent of another shape, an error bound that is no probability, another mode or seed.
+        UserError: a cotangent of another shape, an error bound that is no probability, another mode or seed,
+            or no rule to compare.
     """
+    jacobians = require_rules(jacobians)
     rules = [Rule.of(jacobian) for jacobian in jacobians]
     labels = [label_of(jacobian) for jacobian in jacobians]
     _check(graph, cotangent, log2_error, chunk)
@@ -191,7 +201,7 @@ def certify_graph(
     sizes = heights(graph, cotangent, rules=rules)
     number = num_primes(graph, sizes, mode, log2_error)
     while True:
-        run = _Run(graph, cotangent, rules, mode, sizes, number, seed, chunk)
+        run = _Run(graph, cotangent, rules, mode, sizes, number, seed, chunk, progress or _silent)
         with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
             run.all_parts()
         certificate = run.certificate(labels, keep_entries=keep_entries)
@@ -287,6 +297,7 @@ class _Run:
     num_primes: int
     seed: int
     chunk: int | None
+    progress: Progress
     pools: dict[int, _Pool] = field(default_factory=dict)
     equalities: dict[int, int] = field(default_factory=dict)
     comparisons: dict[int, int] = field(default_factory=dict)
@@ -307,10 +318,16 @@ class _Run:
         wide = cache(FixedPoint)
         for start in range(0, len(self.graph.batch), images):
             part = slice(start, start + images)
-            walk = Walk(self.graph, self.graph.batch[part], fields=self.fields, wide=wide)
+            batch = self.graph.batch[part]
+            shown = f"images {start + 1} to {start + len(batch)} of {len(self.graph.batch)}"
+
+            def told(step: str, shown: str = shown) -> None:
+                self.progress(f"{shown}: {step}")
+
+            walk = Walk(self.graph, batch, fields=self.fields, wide=wide, progress=told)
             walk.run()
             self._count(walk, part)
-            self._derivative(walk, part)
+            self._derivative(walk, part, told)
 
     def _count(self, walk: Walk, part: slice) -> None:
         """Add a part's evidence."""
@@ -333,7 +350,7 @@ class _Run:
             pool.missed += int((real_tie & ~float_tie).sum())
             pool.other += int((floats != windows.tied).any(0).sum())
 
-    def _derivative(self, walk: Walk, part: slice) -> None:
+    def _derivative(self, walk: Walk, part: slice, told: Progress) -> None:
         """Add a part's share of D, from the images with a tie through which a gradient may pass."""
         cotangent = self.cotangent[part]
         live = {}
@@ -353,6 +370,7 @@ class _Run:
         }
         pools = frozenset(index for index, where in live.items() if bool(where[images].any()))
         for numbers, lane, totals in zip(self.fields, walk.lanes(), self.totals, strict=True):
+            told(f"the derivative modulo {numbers.prime}")
             lane.advance(max(lane.keep, default=0), walk.decisions)
             values = {index: lane.values[index][images] for index in lane.keep}
             adjoint = Adjoint(numbers, self.graph, values=values, decisions=decisions, rules=self.rules)
@@ -367,7 +385,8 @@ class _Run:
             self._verdict(label, [lane[place] for lane in self.totals], keep_entries)
             for place, label in enumerate(labels)
         )
-        used = bool(self.equalities) or self.used_primes
+        # Pairs that residues told apart were put in order by fixed point: nothing rests on primes there.
+        used = any(self.equalities.values()) or self.used_primes
         chosen = tuple(numbers.prime for numbers in self.fields) if used else ()
         vacuous = not bool((self.cotangent != 0).any())
         return Certificate(
@@ -502,12 +521,26 @@ def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:
         for tensor in vars(node.operation).values():
             value = tensor.value if isinstance(tensor, Parameter) else tensor
             if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-                return f"a parameter at {node.where}"
+                return f"{_name_of(tensor, node.operation)} at {node.where}"
     if not bool(graph.batch.isfinite().all()):
         return "the batch"
     if graph.nonfinite is not None:
         return graph.nonfinite
     return None if bool(cotangent.isfinite().all()) else "the cotangent"
+
+
+def _name_of(tensor: Parameter | Tensor, operation: Operation) -> str:
+    """A number of an operation, as its user knows it."""
+    if isinstance(tensor, Parameter) and tensor.name is not None:
+        return f"the parameter {tensor.name}"
+    if isinstance(operation, Affine):
+        named = " and ".join(name for name in (operation.weight, operation.bias) if name is not None)
+        return f"the batch norm of {named}" if named else "the batch norm"
+    return "a constant"
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def _without_verdict(labels: Sequence[str], mode: Mode, seed: int, nonfinite: str) -> Certificate:

@@ -36,6 +36,7 @@ class Walk:
         images: a part of the batch.
         fields: residues modulo each prime, shared by all parts of a batch.
         wide: fixed point by its width in digits, shared by all parts of a batch.
+        progress: told which layer comes next.
 
     Attributes:
         decisions: of every ReLU and pool reached.
@@ -52,9 +53,10 @@ class Walk:
         *,
         fields: Sequence[Residues],
         wide: Callable[[int], FixedPoint],
+        progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.graph, self.images = graph, images
-        self.fields, self.wide = fields, wide
+        self.fields, self.wide, self.progress = fields, wide, progress
         self.decisions: dict[int, Decision] = {}
         self.equalities: dict[int, int] = {}
         self.comparisons: dict[int, int] = {}
@@ -68,6 +70,8 @@ class Walk:
     def run(self) -> None:
         """Decide everything up to the output."""
         for index, node in enumerate(self.graph.nodes):
+            if isinstance(node.operation, ReLU | MaxPool2d):
+                self.progress(node.where)
             if isinstance(node.operation, ReLU):
                 self.decisions[index] = self._signs(index, node)
             elif isinstance(node.operation, MaxPool2d):
@@ -196,6 +200,7 @@ class Walk:
         """
         is_open = torch.ones_like(places[0], dtype=torch.bool)
         while bool(is_open.any()):
+            self.progress(f"{self.graph.nodes[index].where} in fixed point")
             images = places[0][is_open].unique()
             new = images[self._group_of[images] < 0]
             if len(new):

@@ -74,6 +74,12 @@ def record(
             "nothing is differentiated then. Use torch.no_grad instead."
         )
     _require_numbers(model)
+    if batch.is_meta or batch.layout != torch.strided:
+        got = "one on the meta device" if batch.is_meta else f"layout {batch.layout}"
+        raise UserError(
+            f"a batch to certify must be a dense tensor that holds numbers, got {got}. Give the images "
+            "themselves, for example with .to_dense()."
+        )
     for name, module in model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
             raise NotCertifiableError(

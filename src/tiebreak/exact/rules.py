@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tiebreak.design.axes import PoolJacobian, Selection
+from tiebreak.design.axes import PoolJacobian, Selection, UserError
 from tiebreak.exact.graph import NotCertifiableError
 
 MOST_DIVISOR = 2**20
@@ -67,6 +68,32 @@ class Rule:
             return Fraction(1), Fraction(1), Fraction(1)
         each = self.beta / num_tied
         return 1 - self.beta + each, each, each
+
+
+def require_rules(jacobians: object) -> tuple[PoolJacobian | Fraction, ...]:
+    """What is to be compared with PyTorch's rule, if these are rules and there is one.
+
+    Raises:
+        UserError: no rules, none of them, or something among them that is no rule.
+    """
+    if not isinstance(jacobians, Iterable) or isinstance(jacobians, str):
+        raise UserError(
+            f"jacobians must be a sequence of rules, got {jacobians!r}. Put it into brackets: "
+            "jacobians=(tiebreak.MINIMAL,)."
+        )
+    found = tuple(jacobians)
+    if not found:
+        raise UserError(
+            "jacobians must hold at least one rule to compare with PyTorch's, got none. Use for example "
+            "jacobians=(tiebreak.MINIMAL,)."
+        )
+    for rule in found:
+        if not isinstance(rule, PoolJacobian | Fraction):
+            raise UserError(
+                f"jacobians must hold PoolJacobians, or Fractions for rational betas, got {rule!r}. Use for "
+                "example PoolJacobian(beta=100)."
+            )
+    return found
 
 
 def label_of(jacobian: PoolJacobian | Fraction) -> str:
