@@ -1,4 +1,4 @@
-"""Records of schema 1 under the present one: nothing measured is lost, nothing measured changes."""
+"""Records of older schemas under the present one: nothing measured is lost, nothing measured changes."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tiebreak.design.axes import NATIVE, Precision
-from tiebreak.design.cell import SCHEMA, Cell, Data, Noise, Trial, Zones
+from tiebreak.design.cell import SCHEMA, Cell, Data, Execution, Noise, Trial, Zones
 from tiebreak.design.study import Part, Study
 from tiebreak.records import store as store_module
 from tiebreak.records.durable import RecordError, StoreError
@@ -39,16 +39,31 @@ ZONES_1 = (
 )
 ZONES_1_ID = "5b94213bfb79"
 
+# What the golden cells of tests/design had as ids under schema 2, written down before schema 3 was made.
+TRAIN_2_ID = "e714046f9fd2"
+ZONES_2_ID = "3ffea1e6afc1"
 
-@pytest.mark.parametrize(("text", "known"), [(TRAIN_1, TRAIN_1_ID), (ZONES_1, ZONES_1_ID)])
-def test_cells_of_schema_1_become_cells_that_say_what_they_said(text, known):
+
+@pytest.mark.parametrize(
+    ("text", "known", "younger"),
+    [(TRAIN_1, TRAIN_1_ID, TRAIN_2_ID), (ZONES_1, ZONES_1_ID, ZONES_2_ID)],
+)
+def test_cells_of_schema_1_become_cells_that_say_what_they_said(text, known, younger):
     old = json.loads(text)
     assert identity(old, schema=1) == known
     cell = Cell.from_dict(migrated(old, schema=1))
     assert cell.data.content == ""
     assert getattr(cell.measure, "certify", False) is False
-    assert list(former_ids(cell)) == [known]
+    assert cell.execution.num_ranks == 1
+    assert list(former_ids(cell)) == [younger, known]
     assert json.loads(text) == old  # the migration touches nothing that it was given
+
+
+def test_cells_of_schema_2_become_cells_of_one_rank(train_cell):
+    old = train_cell.to_dict()
+    del old["execution"]["num_ranks"]
+    assert Cell.from_dict(migrated(old, schema=2)) == train_cell
+    assert next(former_ids(train_cell)) == identity(old, schema=2)
 
 
 def test_a_migration_and_its_inverse_cancel(train_cell, zones_cell):
@@ -61,10 +76,15 @@ def test_a_migration_and_its_inverse_cancel(train_cell, zones_cell):
 
 
 def test_what_no_older_version_could_say_has_no_former_id(zones_cell):
-    assert list(former_ids(replace(zones_cell, measure=Zones(certify=True)))) == []
     images = Data(name="imagenet", content="0123456789ab")
-    assert list(former_ids(replace(zones_cell, data=images))) == []
-    assert len(list(former_ids(replace(zones_cell, data=Data(name="imagenet"))))) == 1
+    certified = replace(zones_cell, measure=Zones(certify=True))
+    for cell in (certified, replace(zones_cell, data=images)):  # schema 2 could say it, schema 1 could not
+        assert len(list(former_ids(cell))) == 1
+    assert len(list(former_ids(replace(zones_cell, data=Data(name="imagenet"))))) == 2
+
+
+def test_several_ranks_have_no_former_id(train_cell):
+    assert list(former_ids(replace(train_cell, execution=Execution(num_ranks=2)))) == []
 
 
 def test_every_older_schema_has_its_migration(zones_cell):
@@ -80,6 +100,7 @@ def as_schema_1(record):
     """The bytes that schema 1 wrote of a record, and the id of its cell then."""
     cell = record.trial.cell.to_dict()
     del cell["data"]["content"]
+    del cell["execution"]["num_ranks"]
     cell["measure"].pop("certify", None)
     canonical = json.dumps({"schema": 1, **cell}, sort_keys=True, separators=(",", ":"))
     former = hashlib.sha256(canonical.encode()).hexdigest()[:12]
@@ -216,12 +237,13 @@ def test_a_study_of_schema_1_is_restamped_too(old_store, trials, zones_cell, tra
     path = old_store.write_study(study)
     present, text = path.read_text(), path.read_text()
     for cell in (zones_cell, train_cell):
-        (former,) = former_ids(cell)
+        *_, former = former_ids(cell)
         text = text.replace(cell.id, former)
     tree = json.loads(text)
     tree["schema"] = 1
     for cell in tree["cells"].values():
         del cell["data"]["content"]
+        del cell["execution"]["num_ranks"]
         cell["measure"].pop("certify", None)
     path.write_text(json.dumps(tree, indent=1))
     assert old_store.read_study(study.name) == study

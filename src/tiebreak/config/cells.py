@@ -25,7 +25,16 @@ from tiebreak.design.content import digest
 PLACES = ("replicate", "results", "data_root")
 """The keys that are no part of the cell."""
 
-_OWN_KEYS = ("batch_norm", "certify", "init", "device", "num_threads", "memory_format", "deterministic")
+_OWN_KEYS = (
+    "batch_norm",
+    "certify",
+    "init",
+    "device",
+    "num_threads",
+    "memory_format",
+    "deterministic",
+    "num_ranks",
+)
 _EPS = 1e-8
 _EPS_HALF = 1e-4  # well above 2**-24, the smallest positive fp16
 
@@ -114,6 +123,7 @@ def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Cont
             num_threads=tree["num_threads"],
             memory_format=tree["memory_format"],
             deterministic=tree["deterministic"],
+            num_ranks=tree["num_ranks"],
         ),
     )
 

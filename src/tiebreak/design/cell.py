@@ -31,6 +31,7 @@ from tiebreak.design.settings import (
     LARGEST,
     MEASURES,
     MOST_PIXELS,
+    MOST_RANKS,
     MOST_THREADS,
     PAIRED,
     SMALLEST,
@@ -55,6 +56,7 @@ __all__ = [
     "LrSearch",
     "MEASURES",
     "MOST_PIXELS",
+    "MOST_RANKS",
     "MOST_THREADS",
     "Measure",
     "Network",
@@ -69,7 +71,7 @@ __all__ = [
     "stream_seed",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the cell's layout. A new field raises it and brings its migration in `records.migrate`."""
 
 _BLENDED = PoolJacobian(forward=Forward.BLENDED)
@@ -86,7 +88,7 @@ class Cell:
         jacobians: the pool Jacobians. A paired protocol (zones, trajectory, drift) takes at least two and
             the first is the reference; the others take one.
         measure: the protocol with its settings.
-        execution: device kind, threads, memory format, determinism.
+        execution: device kind, threads, memory format, determinism, ranks.
 
     Raises:
         DesignError: a combination that cannot be.
@@ -134,6 +136,7 @@ class Cell:
                 "precision=tf32 is arithmetic of CUDA devices, got device=cpu. "
                 "Use precision=fp32, or device=cuda."
             )
+        self._check_ranks()
         if isinstance(self.measure, LrSearch) and not self.data.held_out:
             raise DesignError(
                 "protocol=lr_search validates on held-out training images, got data.held_out=0. "
@@ -169,6 +172,19 @@ class Cell:
             raise DesignError(
                 f"optimizer.eps={optimizer.eps} is 0 in {self.precision}, so Adam divides by zero. "
                 "Use 1e-4 or more, or optimizer.eps=auto."
+            )
+
+    def _check_ranks(self) -> None:
+        num_ranks = self.execution.num_ranks
+        if num_ranks > 1 and not isinstance(self.measure, Train):
+            raise DesignError(
+                f"num_ranks={num_ranks} shares the batches of one training, and protocol={self.protocol} "
+                "runs in one process. Use num_ranks=1, or protocol=train."
+            )
+        if num_ranks > self.data.batch_size:
+            raise DesignError(
+                f"num_ranks={num_ranks} is more than the {self.data.batch_size} images of a batch "
+                "(data.batch_size is that of all ranks together). Use fewer ranks or a larger batch."
             )
 
     @property

@@ -143,21 +143,35 @@ _DIGEST = re.compile("[0-9a-f]{12}")
 MOST_THREADS = 1024
 """Far more threads than cores are a typing error, and one that can end the process."""
 
+MOST_RANKS = 1024
+"""More ranks than this are a typing error, and one that would fill the machine with processes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution(_Checked):
-    """Where and how the arithmetic runs: these change last bits, so they belong to the cell."""
+    """Where and how the arithmetic runs: these change last bits, so they belong to the cell.
+
+    Args:
+        device: the kind of device.
+        num_threads: threads of an operation on the CPU, in each rank.
+        memory_format: how images and weights lie in memory.
+        deterministic: only algorithms that give the same bits each time.
+        num_ranks: processes, each with a device of its own, that share every batch of one training. Sums are
+            taken in another order than in one process, and batch norm normalises each share by itself.
+    """
 
     device: Device = Device.CPU
     num_threads: int = 1
     memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
     deterministic: bool = True
+    num_ranks: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self.num_threads, 1, "num_threads")
-        if self.num_threads > MOST_THREADS:
-            raise DesignError(f"num_threads must be {MOST_THREADS} or less, got {self.num_threads}.")
+        for name, most in (("num_threads", MOST_THREADS), ("num_ranks", MOST_RANKS)):
+            _at_least(getattr(self, name), 1, name)
+            if getattr(self, name) > most:
+                raise DesignError(f"{name} must be {most} or less, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,7 @@ MIGRATIONS: Mapping[int, Migration] = {
             Added(group="measure", name="certify", value=False, protocol="zones"),
         )
     ),
+    2: Migration((Added(group="execution", name="num_ranks", value=1),)),
 }
 """The migration *from* each older schema. Whoever raises `SCHEMA` adds one."""
 
