@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -200,12 +200,12 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON values, defaults written out."""
         return {
-            "network": _plain(asdict(self.network)),
-            "data": _plain(asdict(self.data)),
+            "network": _plain(self.network),
+            "data": _plain(self.data),
             "precision": str(self.precision),
-            "jacobians": [_plain(asdict(jacobian)) for jacobian in self.jacobians],
-            "measure": {"protocol": self.protocol, **_plain(asdict(self.measure))},
-            "execution": _plain(asdict(self.execution)),
+            "jacobians": [_plain(jacobian) for jacobian in self.jacobians],
+            "measure": {"protocol": self.protocol, **_plain(self.measure)},
+            "execution": _plain(self.execution),
         }
 
     @classmethod
@@ -225,7 +225,8 @@ class Cell:
             raise DesignError(
                 f"a stored cell does not have the fields of schema {SCHEMA}: {error}."
             ) from None
-        if strays := sorted(set(_paths(tree)) ^ set(_paths(cell.to_dict()))):
+        understood = cell.to_dict()
+        if understood != tree and (strays := sorted(set(_paths(tree)) ^ set(_paths(understood)))):
             raise DesignError(
                 f"a stored cell does not have the fields of schema {SCHEMA}: "
                 f"{strays[0]} is missing or unknown."
@@ -276,18 +277,18 @@ class Cell:
     def axes(self) -> dict[str, Any]:
         """The cell as one flat row, for tables; several Jacobians are joined by spaces in `jacobian`."""
         row: dict[str, Any] = {"cell": self.id, "protocol": self.protocol, "precision": str(self.precision)}
-        row |= _plain(asdict(self.network))
-        row |= {("data" if key == "name" else key): value for key, value in _plain(asdict(self.data)).items()}
+        row |= _plain(self.network)
+        row |= {("data" if key == "name" else key): value for key, value in _plain(self.data).items()}
         row["jacobian"] = " ".join(jacobian.label for jacobian in self.jacobians)
         row["forward"] = str(self.reference.forward)
         if len(self.jacobians) == 1:
             row["beta"] = self.reference.beta
             row["selection"] = str(self.reference.selection)
-        measure = _plain(asdict(self.measure))
+        measure = _plain(self.measure)
         optimizer = measure.pop("optimizer", None)
         if optimizer is not None:
             row |= {("optimizer" if key == "name" else key): value for key, value in optimizer.items()}
-        return row | measure | _plain(asdict(self.execution))
+        return row | measure | _plain(self.execution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,15 +321,17 @@ def stream_seed(stream: str, *, replicate: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _plain(value)
-        if isinstance(value, Mapping)
-        else str(value)
-        if isinstance(value, StrEnum)
-        else value
-        for key, value in tree.items()
-    }
+def _plain(part: Any) -> dict[str, Any]:
+    """The fields of a part of a cell as JSON values; `asdict` copies deeply, ten times as slow."""
+    found = {}
+    for item in fields(part):
+        value = getattr(part, item.name)
+        if isinstance(value, StrEnum):
+            value = str(value)
+        elif isinstance(value, Optimizer):
+            value = _plain(value)
+        found[item.name] = value
+    return found
 
 
 def _paths(tree: Any, path: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ import sys
 import types
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from tiebreak.design.axes import (
@@ -44,10 +45,21 @@ class _Checked:
     _prefix: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            key = item.metadata.get("key", f"{self._prefix}{item.name}")
-            object.__setattr__(self, item.name, _coerce(getattr(self, item.name), hints[item.name], key))
+        for name, key, hint in _declared(type(self)):
+            object.__setattr__(self, name, _coerce(getattr(self, name), hint, key))
+
+
+@cache
+def _declared(kind: type[_Checked]) -> tuple[tuple[str, str, Any], ...]:
+    """Name, key for messages and type of each field; a study of thousands of cells asks for them often."""
+    hints = get_type_hints(kind)
+    named = ((item.name, item.metadata.get("key", f"{kind._prefix}{item.name}")) for item in fields(kind))
+    return tuple((name, key, _bare(hints[name])) for name, key in named)
+
+
+def _bare(hint: Any) -> Any:
+    """The declared type, of several alternatives the first."""
+    return get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,8 +383,6 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
 
     Without it `lr=1` and `lr=1.0` would be two cells.
     """
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = get_args(hint)[0]
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return member(hint, value, key=key)
     if hint is float:
