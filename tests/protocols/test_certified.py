@@ -137,6 +137,37 @@ def test_a_trajectory_stops_when_asked_and_goes_on_to_the_same_record(momentum):
     assert [json.loads(json.dumps(row)) for row in resumed.rows] == rows_of(chosen).rows
 
 
+def test_a_trajectory_that_diverges_says_at_which_step_and_keeps_the_stops_before():
+    """The step is found independently, by training with torch's own optimizer until the loss is none."""
+    measured = Trajectory(num_epochs=3, num_batches=1, lr=1e7, momentum=0.9)
+    chosen = cell(measure=measured, data=Data(name="mnist5k", batch_size=64, train_size=128))
+    notes = Notes()
+    outcome = measure(Trial(cell=chosen, replicate=0), notes)
+    assert outcome.kind is OutcomeKind.DIVERGED
+    step = 0
+    with prepare(Trial(cell=chosen, replicate=0), Notes()) as setting:
+        model = setting.network(NATIVE)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e7, momentum=0.9)
+        for epoch in range(3):
+            for batch in setting.train_batches(epoch=epoch):
+                if all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+                    step += 1
+                    optimizer.zero_grad()
+                    setting.loss(model, batch).backward()
+                    optimizer.step()
+    assert outcome.step == step
+    stops = (step - 1) // 2
+    assert stops >= 1
+    assert {row["epoch"] for row in notes.of("gap")} == set(range(stops + 1))
+    assert all(row["label"] in LABELS for row in notes.of("certificate"))
+    (last,) = notes.of("nonfinite")
+    assert notes.rows[-1] == last
+    assert (last["step"], last["epoch"]) == (step, stops + 1)
+    resumed, _ = run_interrupted(measure, Trial(cell=chosen, replicate=0), Path("data"))
+    assert resumed.outcome == outcome
+    assert [json.loads(json.dumps(row)) for row in resumed.rows] == notes.rows
+
+
 def test_stops_are_every_so_many_epochs_and_at_the_end():
     measured = Trajectory(num_epochs=3, every=2, num_batches=1)
     notes = rows_of(cell(measure=measured, data=Data(name="mnist5k", train_size=128)))

@@ -35,6 +35,44 @@ class NonFinite:
     tensor: str
 
 
+class Watch:
+    """Looks for numbers that a step of training left non-finite.
+
+    Args:
+        model: in training.
+        state: of the optimizer: the slots of each parameter by name.
+    """
+
+    def __init__(self, model: nn.Module, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+        self._state = state
+
+    def first_nonfinite(self, *, gradients_too: bool = False) -> NonFinite | None:
+        """What the last step made non-finite first, or None.
+
+        Args:
+            gradients_too: look at the gradients in any case. Else they show in what they update.
+        """
+        slots = (value for state in self._state.values() for value in state.values())
+        changed = [*self._parameters.values(), *self._buffers.values(), *filter(_is_float_tensor, slots)]
+        if not gradients_too and _all_finite(changed):
+            return None
+        for name, buffer in self._buffers.items():
+            if not _all_finite([buffer]):
+                return NonFinite("buffer", name)
+        for name, parameter in reversed(self._parameters.items()):
+            if parameter.grad is not None and not _all_finite([parameter.grad]):
+                return NonFinite("gradient", name)
+        for name, parameter in self._parameters.items():
+            if not _all_finite(filter(_is_float_tensor, self._state.get(parameter, {}).values())):
+                return NonFinite("optimizer", name)
+        for name, parameter in self._parameters.items():
+            if not _all_finite([parameter]):
+                return NonFinite("parameter", name)
+        raise AssertionError("something was non-finite a moment ago")
+
+
 @dataclass(frozen=True)
 class Score:
     """Loss and accuracy on a split; the mean cross-entropy is taken in fp64 from the logits.
@@ -75,11 +113,8 @@ class Training:
         self._settings = optimizer
         self._num_epochs = num_epochs
         self.model: nn.Module = setting.network(jacobian)
-        self._parameters = dict(self.model.named_parameters())
-        self._buffers = {
-            name: buffer for name, buffer in self.model.named_buffers() if buffer.is_floating_point()
-        }
-        self._optimizer = Updater(optimizer, self._parameters.values())
+        self._optimizer = Updater(optimizer, self.model.parameters())
+        self._watch = Watch(self.model, self._optimizer.state)
         self._scaler = torch.amp.GradScaler(
             setting.device.type, enabled=optimizer.loss_scale is LossScale.DYNAMIC
         )
@@ -119,30 +154,7 @@ class Training:
         self._scaler.step(cast(torch.optim.Optimizer, self._optimizer))
         self._scaler.update()
         unscalable = self._scaler.get_scale() < scale <= 1.0
-        if not unscalable and _all_finite(self._watched()):
-            return None
-        return self._first_nonfinite()
-
-    def _watched(self) -> list[Tensor]:
-        """All that a step changes, gradients apart: they show in what they update."""
-        slots = (value for state in self._optimizer.state.values() for value in state.values())
-        return [*self._parameters.values(), *self._buffers.values(), *filter(_is_float_tensor, slots)]
-
-    def _first_nonfinite(self) -> NonFinite:
-        state = self._optimizer.state
-        for name, buffer in self._buffers.items():
-            if not _all_finite([buffer]):
-                return NonFinite("buffer", name)
-        for name, parameter in reversed(self._parameters.items()):
-            if parameter.grad is not None and not _all_finite([parameter.grad]):
-                return NonFinite("gradient", name)
-        for name, parameter in self._parameters.items():
-            if not _all_finite(filter(_is_float_tensor, state[parameter].values())):
-                return NonFinite("optimizer", name)
-        for name, parameter in self._parameters.items():
-            if not _all_finite([parameter]):
-                return NonFinite("parameter", name)
-        raise AssertionError("something was non-finite a moment ago")
+        return self._watch.first_nonfinite(gradients_too=unscalable)
 
     @property
     def epoch_loss(self) -> float:

@@ -19,8 +19,9 @@ from tiebreak.design.cell import Trajectory, Trial
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.numerics.precision import cast
 from tiebreak.protocols.certified import certificate_rows
-from tiebreak.protocols.rows import gap_fields
+from tiebreak.protocols.rows import gap_fields, nonfinite_row
 from tiebreak.protocols.setting import Setting, prepare
+from tiebreak.protocols.training import NonFinite, Watch
 from tiebreak.protocols.zones import draw_gaps, pool_rows
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 
@@ -29,6 +30,7 @@ def measure_trajectory(trial: Trial, session: Session) -> Outcome:
     """Emit the rows of protocol zones at each stop, with the `epoch` that lies behind it.
 
     A run that is interrupted goes on from its last step of training; a stop is seen whole or not at all.
+    Training that goes non-finite ends the trial with a `nonfinite` row; the stops before it are kept.
     """
     measure = trial.cell.measure
     assert isinstance(measure, Trajectory)
@@ -38,6 +40,7 @@ def measure_trajectory(trial: Trial, session: Session) -> Outcome:
         model = wide.network(NATIVE)
         optimizer = torch.optim.SGD(model.parameters(), lr=measure.lr, momentum=measure.momentum)
         first, position = _resume(session, model, optimizer)
+        watch = Watch(model, optimizer.state)
         steps = wide.num_batches(0)
         for epoch in range(first, measure.num_epochs + 1):
             if position == 0 and (epoch % measure.every == 0 or epoch == measure.num_epochs):
@@ -51,9 +54,17 @@ def measure_trajectory(trial: Trial, session: Session) -> Outcome:
                 break
             for batch in wide.train_batches(epoch=epoch, start=position):
                 optimizer.zero_grad()
-                functional.cross_entropy(model(batch.images), batch.labels).backward()
-                optimizer.step()
+                loss = functional.cross_entropy(model(batch.images), batch.labels)
                 position += 1
+                found = None if bool(loss.isfinite()) else NonFinite("loss", "")
+                if found is None:
+                    loss.backward()
+                    optimizer.step()
+                    found = watch.first_nonfinite()
+                if found is not None:
+                    step = epoch * steps + position
+                    session.emit(nonfinite_row(found, step=step, epoch=epoch + 1))
+                    return Outcome(kind=OutcomeKind.DIVERGED, step=step)
                 if position < steps and session.wants_checkpoint():
                     session.save(_tensors(model, optimizer), {"epoch": epoch, "position": position})
             position = 0
