@@ -590,3 +590,56 @@ def test_on_a_gpu_the_truth_is_that_of_the_cpu():
         assert [rule.num_nonzero for rule in there.rules] == [rule.num_nonzero for rule in here.rules]
         assert there.repeats[-1].condition == "both passes with deterministic algorithms off"
         assert next(model.parameters()).device.type == "cpu"
+
+
+def test_a_certificate_that_does_not_fit_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("tiebreak.exact.memory.available_bytes", lambda device: 1e4)
+    section = audit(Net(), (images(), LABELS)).sections[0]
+    assert section.label is None
+    assert section.reason.startswith("not certified, because a certificate of 1 image at a time needs about")
+    assert "GiB, and this machine has" in section.reason
+    text = audit(Net(), (images(), LABELS)).to_text()
+    assert "Not certified, because a certificate of 1 image" in " ".join(text.split())
+    assert "not known" in " ".join(text.split())
+
+
+def test_images_at_a_time_are_chosen_and_one_too_many_is_told(monkeypatch):
+    said = []
+    whole = audit(Net(), (images(), LABELS), images_at_a_time=3, progress=said.append)
+    assert any("images 1 to 3 of 4" in line for line in said)
+    assert any("images 4 to 4 of 4" in line for line in said)
+    assert whole.sections[0].label is audit(Net(), (images(), LABELS)).sections[0].label
+    monkeypatch.setattr("tiebreak.exact.memory.needed_bytes", lambda *_, **__: (10.0, 100.0))
+    monkeypatch.setattr("tiebreak.exact.memory.available_bytes", lambda device: 315.0)
+    reason = audit(Net(), (images(), LABELS), images_at_a_time=4).sections[0].reason
+    assert reason.startswith("not certified, because a certificate of 4 images at a time needs about")
+    assert "Use --images 3" in reason
+    assert audit(Net(), (images(), LABELS)).sections[0].label is not None
+
+
+def test_a_certificate_that_takes_too_long_is_given_up_and_said_so(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("tiebreak.auditing.passes.time.monotonic", lambda: next(clock))
+    section = audit(Net(), (images(), LABELS), certify_seconds=2.5).sections[0]
+    assert section.label is None
+    assert section.reason.startswith(
+        "not certified, because the 2.5 seconds that it may take were over before"
+    )
+    assert "--certify-seconds" in section.reason
+    assert "not known" in section.verdict
+    assert audit(Net(), (images(), LABELS), certify_seconds=1e9).sections[0].label is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"certify_seconds": 0}, "certify_seconds must be above 0"),
+        ({"images_at_a_time": 0}, "images_at_a_time must be 1 or more"),
+        ({"jacobians": MINIMAL}, "audit compares a sequence of PoolJacobians"),
+        ({"jacobians": (MINIMAL, 100.0)}, "got 100.0"),
+        ({"jacobians": ()}, "got none"),
+    ],
+)
+def test_settings_that_cannot_be_are_a_sentence(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        audit(Net(), (images(), LABELS), **given)

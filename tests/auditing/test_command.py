@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from nets import LABELS, images
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tiebreak.cli import main
 
@@ -179,6 +180,11 @@ MISTAKES = {
     "no loss": (("{mine}:made", *BATCH, "--loss", "{mine}:SIZE"), "must be callable, got int"),
     "precision": (("{mine}:made", *BATCH, "--precision", "fp32,fp17"), "--precision must be one of fp16"),
     "seed": (("{mine}:made", *BATCH, "--seed", "-1"), "--seed must be 0 or more"),
+    "no time": (
+        ("{mine}:made", *BATCH, "--certify-seconds", "0"),
+        "--certify-seconds must be above 0, got 0",
+    ),
+    "no images": (("{mine}:made", *BATCH, "--images", "0"), "--images must be 1 or more, got 0"),
     "no folder": (("{mine}:made", *BATCH, "--html", "gone/audit.html"), "there is no folder gone"),
     "a folder": (("{mine}:made", *BATCH, "--html", "."), "--html . is a folder"),
 }
@@ -205,3 +211,33 @@ def test_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "--precision" in done.stdout
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_audit_and_certify_are_about_the_same_network(mine, capsys, seed):
+    """A factory that draws: each verb is held against the network that torch draws from that seed."""
+    torch.manual_seed(seed)
+    drawn = nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(25, 3))
+    seeds = (
+        {"audit": [], "certify": []}
+        if seed == 0
+        else {"audit": ["--seed", "7"], "certify": ["--model-seed", "7"]}
+    )
+    torch.manual_seed(99)  # whatever was drawn before
+    code, said = run(
+        mine, "{mine}:drawn", "--batch", "batch.safetensors", "--json", *seeds["audit"], capsys=capsys
+    )
+    loss = nn.functional.cross_entropy(drawn(images()), LABELS)
+    assert (code, json.loads(said.out)["sections"][0]["loss"]) == (0, pytest.approx(loss.item(), rel=1e-6))
+    torch.manual_seed(98)
+    words = ["certify", "--model", f"{mine}:drawn", "--batch", "batch.safetensors", "--output", "d.json"]
+    assert main([*words, *seeds["certify"]]) == 0
+    assert torch.equal(load_file("d.json.safetensors")["1.weight"].float(), drawn[0].weight)
+    capsys.readouterr()
+
+
+def test_a_certificate_is_given_up_from_the_terminal(mine, capsys):
+    words = ("{mine}:made", "--batch", "batch.safetensors", "--certify-seconds", "1e-9")
+    code, said = run(mine, *words, capsys=capsys)
+    assert code == 0
+    assert "Not certified, because the 1e-09 seconds that it may take were over" in " ".join(said.out.split())

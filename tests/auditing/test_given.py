@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tiebreak.auditing.given import read_batch, read_classes
+from tiebreak.auditing.given import batch_of, read_batch, read_classes
 from tiebreak.design.axes import UserError
 
 
@@ -55,3 +55,12 @@ def test_labels_that_are_no_classes_are_for_a_loss_of_the_users_only(tmp_path, l
     assert read_batch(tmp_path / "b").images.shape == (2, 3)
     with pytest.raises(UserError, match=re.escape(sentence)):
         read_classes(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+@pytest.mark.parametrize("how", ["meta", "sparse"])
+def test_tensors_without_numbers_in_order_are_a_sentence(name, how):
+    given = {"images": torch.ones(2, 1, 3, 3), "labels": torch.tensor([0, 1])}
+    given[name] = given[name].to("meta") if how == "meta" else given[name].to_sparse()
+    with pytest.raises(UserError, match=f"{name} must be a dense tensor that holds numbers, got"):
+        batch_of(given)

@@ -127,7 +127,8 @@ class Section:
         layers: pools in the order in which they ran.
         switched: the rule that was switched in one layer at a time.
         evidence: on what the labels rest; None without a certificate.
-        reason: why there is no certificate, `not certifiable, because ...`, or why it decides nothing.
+        reason: why there is no certificate, `not certifiable, because ...` or, for want of memory or time,
+            `not certified, because ...`; or why it decides nothing.
         remarks: what a reader must know of how this was measured.
         verdict: one sentence.
         advice: what to try.

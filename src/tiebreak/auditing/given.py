@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
@@ -117,14 +118,25 @@ def batch_of(given: Any) -> Batch:
             f"images must be floating point, as the network takes them, got {images.dtype}. Convert and "
             "normalise them as in training."
         )
+    _require_dense("images", images)
     _require_finite("images", images)
     if labels is not None:
         if not isinstance(labels, Tensor) or labels.dim() == 0 or len(labels) != len(images):
             got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
             raise UserError(f"labels must be a tensor of {len(images)}, one an image, got {got}.")
+        _require_dense("labels", labels)
         if labels.is_floating_point():
             _require_finite("labels", labels)
     return Batch(images, labels)
+
+
+def _require_dense(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta or tensor.layout != torch.strided:
+        got = "one on the meta device" if tensor.is_meta else f"layout {tensor.layout}"
+        raise UserError(
+            f"{name} must be a dense tensor that holds numbers, got {got}. Convert it, for example with "
+            ".to_dense()."
+        )
 
 
 def _require_finite(name: str, tensor: Tensor) -> None:

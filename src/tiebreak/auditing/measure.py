@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def audit(
     jacobians: Sequence[PoolJacobian] = RULES,
     device: torch.device | str | None = None,
     certify: bool = True,
+    certify_seconds: float | None = None,
+    images_at_a_time: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Audit:
     """Does the derivative that a network's max pools take at ties matter, on this batch, and why?
@@ -70,6 +73,9 @@ def audit(
         jacobians: rules to compare with PyTorch's, with the exact forward arm.
         device: None for that of the parameters.
         certify: whether to ask what is true over the reals: the most expensive part.
+        certify_seconds: after which that is given up in each precision, and the answer says so; None for
+            never.
+        images_at_a_time: how many images are certified at once; None for as many as fit into memory.
         progress: told what is being done.
 
     Returns:
@@ -88,6 +94,10 @@ def audit(
     """
     model, given = require_sound(model), batch_of(batch)
     _check_rules(jacobians)
+    if certify_seconds is not None and not certify_seconds > 0:
+        raise UserError(f"certify_seconds must be above 0, or None for no limit, got {certify_seconds}.")
+    if images_at_a_time is not None and images_at_a_time < 1:
+        raise UserError(f"images_at_a_time must be 1 or more, or None, got {images_at_a_time}.")
     if given.labels is None and loss is None:
         raise UserError(
             "the batch has no labels. Add a tensor `labels` (or `y`) with one class an image, or give a "
@@ -103,7 +113,8 @@ def audit(
             say("running")
             subject = Subject.of(model, given, loss=loss, precision=precision, device=chosen)
             with subject.computing():
-                section, left = _section(subject, jacobians=jacobians, certify=certify, say=say)
+                truth = _Truth(certify, certify_seconds, images_at_a_time)
+                section, left = _section(subject, jacobians=jacobians, truth=truth, say=say)
             sections.append(section)
     can_settle = any(isinstance(module, _MODAL) and module.training for module in model.modules())
     return Audit(
@@ -122,8 +133,17 @@ def audit(
     )
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """Whether to ask what is true over the reals, for how many seconds, and of how many images at a time."""
+
+    asked: bool
+    seconds: float | None
+    chunk: int | None
+
+
 def _section(
-    subject: Subject, *, jacobians: Sequence[PoolJacobian], certify: bool, say: Callable[[str], None]
+    subject: Subject, *, jacobians: Sequence[PoolJacobian], truth: _Truth, say: Callable[[str], None]
 ) -> tuple[Section, tuple[str, ...]]:
     """One precision, and the pools that are left to torch."""
     remarks: tuple[str, ...] = ()
@@ -141,10 +161,15 @@ def _section(
             "own with --loss package.module:function.",
         )
     certificate: Certificate | str = "not asked for"
-    if certify:
+    if truth.asked:
         say("deciding over the reals")
-        rules = [rule for rule in jacobians if rule.selection is not Selection.RANDOM]
-        certificate = subject.certificate(rules, calls=measured.calls)
+        certificate = subject.certificate(
+            [rule for rule in jacobians if rule.selection is not Selection.RANDOM],
+            calls=measured.calls,
+            progress=lambda step: say(f"deciding over the reals, {step}"),
+            seconds=truth.seconds,
+            chunk=truth.chunk,
+        )
     return measured.section(certificate, remarks=remarks), measured.left
 
 
@@ -334,6 +359,13 @@ def _nothing(left: tuple[str, ...]) -> str:
 
 
 def _check_rules(jacobians: Sequence[PoolJacobian]) -> None:
+    given = jacobians if isinstance(jacobians, Sequence) else (jacobians,)
+    other = next((rule for rule in given if not isinstance(rule, PoolJacobian)), None)
+    if other is not None or given is not jacobians:
+        raise DesignError(
+            "audit compares a sequence of PoolJacobians, as in jacobians=(tiebreak.MINIMAL,), got "
+            f"{jacobians if other is None else other!r}."
+        )
     if not any(map(_sums_to_one, jacobians)) or any(rule.forward is not Forward.EXACT for rule in jacobians):
         raise DesignError(
             "audit compares rules with the exact forward arm, at least one of which shares a gradient out, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from tiebreak.auditing.given import Batch, Loss, cross_entropy, first_line
 from tiebreak.design.axes import NATIVE, PoolJacobian, Precision, UserError
-from tiebreak.exact.certificate import Certificate
-from tiebreak.exact.certify import certify_graph, cotangent_of
+from tiebreak.exact.certificate import Certificate, Mode
+from tiebreak.exact.certify import LOG2_ERROR, Progress, certify_graph, cotangent_of
+from tiebreak.exact.memory import NotEnoughMemoryError, images_that_fit
 from tiebreak.exact.places import Place, Places
 from tiebreak.exact.record import record
 from tiebreak.models import rewrite_pools
@@ -251,13 +253,25 @@ class Subject:
             else self
         )
 
-    def certificate(self, jacobians: Sequence[PoolJacobian], *, calls: Sequence[Call]) -> Certificate | str:
+    def certificate(
+        self,
+        jacobians: Sequence[PoolJacobian],
+        *,
+        calls: Sequence[Call],
+        progress: Progress,
+        seconds: float | None = None,
+        chunk: int | None = None,
+    ) -> Certificate | str:
         """What is true over the reals, or why that is not known.
 
         Args:
             jacobians: rules that have a meaning there.
             calls: the pools whose rule is switched; one that keeps its own would be switched over the reals.
+            progress: told what comes next.
+            seconds: after which to give up; None for never.
+            chunk: images at a time; None leaves it to the memory.
         """
+        progress = progress if seconds is None else _limited(progress, seconds)
         try:
             graph, output = record(self.network, self.batch.images, forward=lambda: self._output()[0])
             switched = iter([str(call.place) for call in calls])
@@ -268,9 +282,14 @@ class Subject:
                         f"{where} keeps PyTorch's own rule here."
                     )
             cotangent = cotangent_of(self._wide().loss_of, output, self.batch.labels)  # pyright: ignore[reportArgumentType]
-            return certify_graph(graph, cotangent, jacobians=jacobians)
+            asked = {"jacobians": jacobians, "mode": Mode.RANDOM, "log2_error": LOG2_ERROR}
+            try:
+                fitting = images_that_fit(graph, cotangent, chunk=chunk, **asked)
+                return certify_graph(graph, cotangent, chunk=fitting, progress=progress, **asked)
+            except (NotEnoughMemoryError, _OutOfTimeError) as error:
+                return f"not certified, because {error}"
         except UserError as error:
-            said = str(error)
+            said = str(error).removeprefix("undecided, because ")
         except (MemoryError, RuntimeError) as error:
             said = f"the attempt failed: {type(error).__name__}: {first_line(error)}."
         return said if said.startswith("not certifiable") else f"not certifiable, because {said}"
@@ -280,6 +299,25 @@ class Subject:
         """In its precision."""
         with arithmetic(self.precision, device=self.device):
             yield
+
+
+class _OutOfTimeError(UserError):
+    """A certificate took longer than it may."""
+
+
+def _limited(progress: Progress, seconds: float) -> Progress:
+    """As `progress`, until the time is over."""
+    end = time.monotonic() + seconds
+
+    def told(step: str) -> None:
+        if time.monotonic() > end:
+            raise _OutOfTimeError(
+                f"the {seconds:g} seconds that it may take were over before {step}. Give it more with "
+                "--certify-seconds, or audit fewer images."
+            )
+        progress(step)
+
+    return told
 
 
 class _Remaining(TorchFunctionMode):

@@ -105,7 +105,7 @@ def _beside(section: Section) -> str:
 def _unknown(section: Section) -> str:
     if section.label is Label.UNDECIDED:
         return " Whether they differ over the reals is undecided."
-    if section.reason is None or not section.reason.startswith("not certifiable"):
+    if section.reason is None or not section.reason.startswith("not certif"):
         return " Whether they differ over the reals was not asked."
     return " Whether they differ over the reals is not known."
 

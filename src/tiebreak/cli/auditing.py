@@ -25,8 +25,13 @@ def add_arguments(audit: argparse.ArgumentParser) -> None:
     audit.add_argument("--loss", metavar="NAME", help="package.module:function (default: cross-entropy)")
     audit.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where")
     audit.add_argument("--eval", action="store_true", help="in evaluation mode, whatever the factory chose")
-    audit.add_argument("--seed", type=int, default=0, help="of torch's generator before the factory runs")
-    audit.add_argument("--no-certify", action="store_true", help="do not ask what is true over the reals")
+    audit.add_argument("--seed", type=int, default=0, help="of torch's generator before the factory runs (0)")
+    asked = audit.add_argument_group("what is true over the reals, the most expensive question")
+    asked.add_argument("--no-certify", action="store_true", help="do not ask it")
+    asked.add_argument(
+        "--certify-seconds", type=float, metavar="S", help="give it up after so long (default: never)"
+    )
+    asked.add_argument("--images", type=int, metavar="N", help="images at a time (default: by memory)")
     audit.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
     audit.add_argument("--json", action="store_true", help="JSON instead of text")
 
@@ -36,24 +41,25 @@ def audit(parsed: argparse.Namespace) -> int:
     precisions = [member(Precision, word, key="--precision") for word in parsed.precision.split(",")]
     if not 0 <= parsed.seed < 2**63:
         raise UserError(f"--seed must be 0 or more and below 2**63, got {parsed.seed}.")
+    if parsed.certify_seconds is not None and not parsed.certify_seconds > 0:
+        raise UserError(f"--certify-seconds must be above 0, got {parsed.certify_seconds:g}.")
+    if parsed.images is not None and parsed.images < 1:
+        raise UserError(f"--images must be 1 or more, got {parsed.images}.")
     if parsed.html is not None:
         _require_writable(parsed.html)
     from tiebreak.console import make_console
     from tiebreak.runner.loading import loading
 
     with loading():
-        import torch
-
         from tiebreak.auditing import audit as audited
         from tiebreak.auditing.given import load_loss, read_batch
         from tiebreak.models.factory import load_model
 
     device = str(auto_device()() if parsed.device == "auto" else parsed.device)
     batch = read_batch(parsed.batch)
-    loss = load_loss(parsed.loss) if parsed.loss else None
-    torch.manual_seed(parsed.seed)
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of the JSON
-        model = load_model(parsed.factory)
+        model = load_model(parsed.factory, seed=parsed.seed)
+        loss = load_loss(parsed.loss) if parsed.loss else None
     if parsed.eval:
         model = model.eval()
     with make_console().status("auditing") as status, redirect_stdout(sys.stderr):
@@ -64,6 +70,8 @@ def audit(parsed: argparse.Namespace) -> int:
             precisions=precisions,
             device=device,
             certify=not parsed.no_certify,
+            certify_seconds=parsed.certify_seconds,
+            images_at_a_time=parsed.images,
             progress=status.update,
         )
     if parsed.html is not None:

@@ -24,6 +24,13 @@ def add_arguments(certify: argparse.ArgumentParser, check: argparse.ArgumentPars
     given.add_argument("--checkpoint", type=Path, metavar="FILE", help="a state dict (safetensors)")
     given.add_argument("--eval", action="store_true", help="the network in evaluation mode")
     given.add_argument("--model", metavar="PACKAGE.MODULE:FACTORY", help="a function that returns a module")
+    given.add_argument(
+        "--model-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of torch's generator before the factory runs (0), as `audit --seed`",
+    )
     given.add_argument("--batch", type=Path, metavar="FILE", help="images and labels (safetensors)")
     certify.add_argument("--jacobians", metavar="RULES", help="such as minimal,beta100,last")
     certify.add_argument("--error", default="2**-40", help="bound of the probability of a wrong statement")
@@ -41,6 +48,7 @@ def certify(parsed: argparse.Namespace) -> int:
     """Certify a point and write the certificate."""
     _require_sane(parsed)
     log2_error = _exponent(parsed.error)
+    from tiebreak.console import make_console
     from tiebreak.runner.loading import loading
 
     with loading():
@@ -59,14 +67,16 @@ def certify(parsed: argparse.Namespace) -> int:
     started = utc_now()
     point = _model_point(parsed) if parsed.model else _cell_point(parsed)
     provenance = collect(point.graph.batch.device.type, kernel=str(kernel_status())) | {"started": started}
-    stored = certify_point(
-        point,
-        mode=Mode(parsed.mode or Mode.RANDOM),
-        log2_error=log2_error,
-        seed=parsed.seed,
-        chunk=parsed.images,
-        provenance=provenance,
-    )
+    with make_console().status("certifying") as status:
+        stored = certify_point(
+            point,
+            mode=Mode(parsed.mode or Mode.RANDOM),
+            log2_error=log2_error,
+            seed=parsed.seed,
+            chunk=parsed.images,
+            provenance=provenance,
+            progress=lambda step: status.update(f"certifying, {step}"),
+        )
     stored = replace(stored, provenance=provenance | {"ended": utc_now()})
     write_certificate(parsed.output, stored)
     print(stored.about)
@@ -144,7 +154,7 @@ def _model_point(parsed: argparse.Namespace) -> Point:
     from tiebreak.protocols.points import jacobians_of, point_of_model
 
     images, labels = read_classes(parsed.batch)
-    model = load_model(parsed.model)
+    model = load_model(parsed.model, seed=parsed.model_seed)
     if parsed.eval:
         model.eval()
     return point_of_model(
@@ -177,6 +187,8 @@ def _require_sane(parsed: argparse.Namespace) -> None:
             raise UserError(f"--{name} must be {least} or more, got {value}.")
     if "model" not in parsed:
         return
+    if not 0 <= parsed.model_seed < 2**63:
+        raise UserError(f"--model-seed must be 0 or more and below 2**63, got {parsed.model_seed}.")
     if bool(parsed.model) != bool(parsed.batch):
         missing = "--batch FILE" if parsed.model else "--model PACKAGE.MODULE:FACTORY"
         raise UserError(f"--model and --batch go together. Add {missing}.")

@@ -23,6 +23,10 @@ _NUMBER = 8
 _GIB = 2.0**30
 
 
+class NotEnoughMemoryError(UserError):
+    """A certificate that does not fit into memory; the message says what it needs and what there is."""
+
+
 def images_that_fit(
     graph: Graph,
     cotangent: Tensor,
@@ -48,7 +52,7 @@ def images_that_fit(
         1 or more.
 
     Raises:
-        UserError: not even one image fits, or not `chunk`: with what is needed and what there is.
+        NotEnoughMemoryError: not even one image fits, or not `chunk`: with what is needed and what there is.
     """
     finite = [cotangent, graph.batch, *_weights(graph)]
     if graph.nonfinite is not None or not all(bool(tensor.isfinite().all()) for tensor in finite):
@@ -68,7 +72,7 @@ def images_that_fit(
         else "Use a machine with more memory, random mode in place of proof, or fewer rules."
     )
     images = "1 image" if asked == 1 else f"{asked} images"
-    raise UserError(
+    raise NotEnoughMemoryError(
         f"a certificate of {images} at a time needs about {(fixed + asked * each) / _GIB:.2g} GiB, and this "
         f"machine has {max(0.0, available) / _GIB:.2g} GiB left. {advice}"
     )

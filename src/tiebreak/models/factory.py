@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 from tiebreak.design.axes import UserError
 
 
-def load_model(name: str) -> nn.Module:
+def load_model(name: str, *, seed: int = 0) -> nn.Module:
     """The module that a function of the user's returns, or that stands under that name.
+
+    Torch's generator is seeded first, so that a name and a seed are one network for whoever asks.
 
     Args:
         name: `package.module:factory`, importable from the current folder or as installed; the factory is
             called without arguments.
+        seed: of torch's generator, 0 or more and below 2**63; it goes on from there afterwards.
 
     Raises:
         UserError: a name of another form, a module or factory that is not there or raises, or a result that
@@ -32,6 +36,7 @@ def load_model(name: str) -> nn.Module:
         >>> load_model("torch.nn:Identity")
         Identity()
     """
+    torch.manual_seed(seed)
     factory = load_object(name, what="a model")
     if isinstance(factory, nn.Module):
         return factory

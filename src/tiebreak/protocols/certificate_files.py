@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.exact.certificate import Certificate, Mode, Verdict
-from tiebreak.exact.certify import certify_graph
+from tiebreak.exact.certify import Progress, certify_graph
 from tiebreak.exact.fields import CertificateError
 from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, unpack
 from tiebreak.exact.memory import images_that_fit
@@ -28,6 +28,7 @@ def certify_point(
     seed: int | None,
     chunk: int | None,
     provenance: Mapping[str, Any],
+    progress: Progress | None = None,
 ) -> Stored:
     """Certify a point, as many images at a time as fit into memory.
 
@@ -38,6 +39,7 @@ def certify_point(
         seed: of the primes; None draws one.
         chunk: images at a time; None leaves it to the memory.
         provenance: code, versions and machine.
+        progress: told what comes next.
 
     Raises:
         UserError: a network that does not fit into memory, with what it needs.
@@ -45,7 +47,9 @@ def certify_point(
     """
     asked = {"jacobians": point.jacobians, "mode": mode, "log2_error": log2_error}
     fitting = images_that_fit(point.graph, point.cotangent, chunk=chunk, **asked)
-    certificate = certify_graph(point.graph, point.cotangent, seed=seed, chunk=fitting, **asked)
+    certificate = certify_graph(
+        point.graph, point.cotangent, seed=seed, chunk=fitting, progress=progress, **asked
+    )
     return Stored(
         about=point.about,
         graph=point.graph,
