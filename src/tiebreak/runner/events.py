@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from tiebreak.records.session import Outcome, OutcomeKind
+from tiebreak.records.session import Outcome, OutcomeKind, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,20 @@ class TrialProgress:
     trial: str
     done: int
     total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """A row worth watching was emitted, or rows were that it sums up; see `tiebreak.tracking.told`.
+
+    `index` is the place in the record of the row after which it is told.
+    """
+
+    kind: ClassVar[str] = "row"
+
+    trial: str
+    index: int
+    row: Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +84,12 @@ class Refusal:
     text: str
 
 
-Event = TrialStarted | TrialProgress | TrialEnded | TrialLeft | Note | Refusal
+Event = TrialStarted | TrialProgress | TrialRow | TrialEnded | TrialLeft | Note | Refusal
 Listener = Callable[[Event], None]
 
 _KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (TrialStarted, TrialProgress, TrialEnded, TrialLeft, Note, Refusal)
+    event.kind: event
+    for event in (TrialStarted, TrialProgress, TrialRow, TrialEnded, TrialLeft, Note, Refusal)
 }
 
 

@@ -176,6 +176,7 @@ class _Attempt:
         self._claim = claim
         self._bench = bench
         self._rows: list[Row] = []
+        self._told = Told()
         self._started = utc_now()
         self._earlier_seconds = 0.0
         self._begin = self._last_save = time.monotonic()
@@ -193,6 +194,8 @@ class _Attempt:
     def emit(self, row: Row) -> None:
         row_to_json(row)  # a row that cannot be kept is told where it is made
         self._rows.append(dict(row))
+        if (said := self._told.see(row)) is not None:
+            self._bench.on_event(TrialRow(trial=self._trial.id, index=len(self._rows) - 1, row=said))
 
     def restore(self) -> Checkpoint | None:
         saved = self._bench.checkpoints.read(self._trial, note=self._note)
@@ -206,6 +209,8 @@ class _Attempt:
             )
             return None
         self._rows[:] = saved.rows
+        for row in saved.rows:  # told before; sums go on from there
+            self._told.see(row)
         self._earlier_seconds, self._started = saved.elapsed_seconds, saved.started
         return saved.checkpoint
 
