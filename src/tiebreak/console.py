@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tiebreak.design.cell import Trial
 from tiebreak.records.session import OutcomeKind
 from tiebreak.runner.eta import Eta
-from tiebreak.runner.events import Event, Note, TrialEnded, TrialLeft, TrialProgress, TrialStarted
+from tiebreak.runner.events import Event, Note, TrialEnded, TrialLeft, TrialProgress, TrialRow, TrialStarted
 
 
 class StudyProgress:
@@ -64,6 +64,8 @@ class StudyProgress:
     def __call__(self, event: Event) -> None:
         """Take in one event."""
         match event:
+            case TrialRow():  # nothing is shown of it, and there may be many
+                return
             case TrialStarted():
                 self._tasks[event.trial] = self._progress.add_task(
                     f"  {event.name}", total=None, note=f"replicate {event.trial.partition('/')[2]}"

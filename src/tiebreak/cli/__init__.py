@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import auditing, certifying, machine, reading, running
+from tiebreak.cli import auditing, certifying, machine, reading, running, tracking
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["worker"]:  # started by `study`, not by people
         return running.worker(words[1:])
+    if words[:1] == ["mirror"]:  # the same
+        return tracking.mirror(words[1:])
     parsed = _parse(words)
     try:
         return told(lambda: parsed.verb(parsed))
@@ -80,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
         reader.add_argument(
             "--pool-devices", action="store_true", help="let records of different devices mix"
         )
+
+    export = verb(
+        "wandb-export",
+        tracking.wandb_export,
+        "make a study's mirror in Weights & Biases from its records",
+    )
+    export.add_argument("name", help="a study that was run")
+    export.add_argument(
+        "overrides", nargs="*", help="mode=offline, project=NAME, entity=NAME, wandb_folder=DIR, results=DIR"
+    )
 
     fetch = verb("fetch", machine.fetch, "download a data set into the data root")
     fetch.add_argument("data", help="mnist, fashion_mnist, cifar10, cifar100 or svhn")

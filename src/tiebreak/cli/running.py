@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from tiebreak.cli.ending import FAULT, INTERRUPTED, STATE, say, told
 from tiebreak.cli.machine import auto_device
 from tiebreak.cli.reading import write_page
+from tiebreak.cli.tracking import mirror_of, mirrored
 from tiebreak.design.axes import UserError
+from tiebreak.tracking.settings import Tracking
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,19 +40,29 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.cfg:
         print(config.to_yaml(parsed.overrides), end="")
         return 0
+    overrides, tracking = _with_tracking(parsed.overrides)
     if parsed.multirun:
-        return config.multirun(parsed.overrides, _run_composed, stopped=INTERRUPTED)
-    return _run_one(config.compose_run(parsed.overrides, device=auto_device()))
+        work = partial(_run_composed, tracking=tracking)
+        return config.multirun(overrides, work, stopped=INTERRUPTED)
+    return _run_one(config.compose_run(overrides, device=auto_device()), tracking)
 
 
-def _run_composed(composed: DictConfig) -> int:
+def _with_tracking(overrides: Sequence[str]) -> tuple[list[str], Tracking]:
+    """The overrides of the cell, and what the others say about the mirror."""
+    from tiebreak import config
+
+    cells, launch = config.split_launch(overrides)
+    return cells, Tracking.of(config.compose_launch(launch))
+
+
+def _run_composed(composed: DictConfig, *, tracking: Tracking) -> int:
     """One trial of a multirun, perhaps in a process of its own: it says itself what went wrong."""
     from tiebreak import config
 
-    return told(lambda: _run_one(config.run_of(composed, device=auto_device())))
+    return told(lambda: _run_one(config.run_of(composed, device=auto_device()), tracking))
 
 
-def _run_one(run: Run) -> int:
+def _run_one(run: Run, tracking: Tracking) -> int:
     from tiebreak.console import TrialProgressLine, make_console
     from tiebreak.records.session import OutcomeKind
     from tiebreak.records.store import RecordStore
@@ -63,19 +75,24 @@ def _run_one(run: Run) -> int:
     else:
         from tiebreak.records.session import Stopped
         from tiebreak.runner.checkpoint import CheckpointStore
+        from tiebreak.runner.events import Note
         from tiebreak.runner.session import Bench, origin_of, run_trial
         from tiebreak.runner.worker import stop_on_signals
 
         measure, kernel = _loaded_protocols()
 
-        with TrialProgressLine(make_console()).shown() as progress, stop_on_signals() as stop:
+        line = TrialProgressLine(make_console())
+        mirror = mirror_of(
+            tracking, study="", store=store, trials=[trial], notice=lambda text: line(Note(text=text))
+        )
+        with mirror, line.shown() as progress, stop_on_signals() as stop:
             bench = Bench(
                 store=store,
                 checkpoints=CheckpointStore(_checkpoints(store)),
                 measure=measure,
                 data_root=run.data_root,
                 provenance=partial(origin_of, kernel=kernel),
-                on_event=progress,
+                on_event=mirrored(mirror, progress),
                 stop=stop,
                 refusals=(UserError,),
                 checkpoint_every_seconds=_checkpoint_seconds(),
@@ -105,7 +122,8 @@ def study(parsed: argparse.Namespace) -> int:
     if parsed.name is None:
         print("\n".join(config.list_studies()))
         return 0
-    plan = config.compose_study(parsed.name, parsed.overrides, device=auto_device())
+    overrides, tracking = _with_tracking(parsed.overrides)
+    plan = config.compose_study(parsed.name, overrides, device=auto_device())
     store = RecordStore(plan.results, only_looks=parsed.dry_run)
     workers = parsed.workers if parsed.workers is not None else _num_cores()
     if workers < 1:
@@ -114,7 +132,7 @@ def study(parsed: argparse.Namespace) -> int:
         return _dry_run(plan, store, workers=workers)
     if parsed.rerun:
         _reopen_failed(plan, store)
-    return _run_study(plan, store, workers=workers, report=not parsed.no_report)
+    return _run_study(plan, store, workers=workers, report=not parsed.no_report, tracking=tracking)
 
 
 def _reopen_failed(plan: StudyRun, store: RecordStore) -> None:
@@ -169,9 +187,10 @@ def _measured(plan: StudyRun, store: RecordStore):
     return eta
 
 
-def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool) -> int:
+def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool, tracking: Tracking) -> int:
     from tiebreak.console import StudyProgress, make_console
     from tiebreak.records.session import OutcomeKind
+    from tiebreak.runner.events import Note
     from tiebreak.runner.local import run_study
 
     study = plan.study
@@ -185,21 +204,30 @@ def _run_study(plan: StudyRun, store: RecordStore, *, workers: int, report: bool
         eta=_measured(plan, store),
         console=console,
     )
-    with progress.shown() as listen:
-        summary = run_study(
-            study.trials,
-            store=store,
-            workers=workers,
-            command=[sys.executable, "-m", "tiebreak", "worker"],
-            checkpoints=_checkpoints(store),
-            data_root=plan.data_root,
-            on_event=listen,
-            checkpoint_every_seconds=_checkpoint_seconds(),
-        )
-    print(f"{study.name}: {summary}")
-    page = plan.results / "report.html"
-    if report and (summary.recorded or not _is_current(page, store, study)):
-        write_page(store, study.name, pool_devices=False)
+    mirror = mirror_of(
+        tracking if left else Tracking(),
+        study=study.name,
+        store=store,
+        trials=study.trials,
+        notice=lambda text: progress(Note(text=text)),
+    )
+    with mirror:
+        with progress.shown() as listen:
+            summary = run_study(
+                study.trials,
+                store=store,
+                workers=workers,
+                command=[sys.executable, "-m", "tiebreak", "worker"],
+                checkpoints=_checkpoints(store),
+                data_root=plan.data_root,
+                on_event=mirrored(mirror, listen),
+                checkpoint_every_seconds=_checkpoint_seconds(),
+            )
+        print(f"{study.name}: {summary}")
+        page = plan.results / "report.html"
+        if report and (summary.recorded or not _is_current(page, store, study)):
+            write_page(store, study.name, pool_devices=False)
+            mirror.report()
     if report:
         print(f"report: {page}")
     if summary.stopped:

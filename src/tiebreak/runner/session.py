@@ -20,7 +20,17 @@ from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, Row, Sess
 from tiebreak.records.store import AlreadyRecorded, RecordStore
 from tiebreak.runner.checkpoint import CheckpointStore, Saved
 from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Ending, Exhausted
-from tiebreak.runner.events import Listener, Note, TrialEnded, TrialLeft, TrialProgress, TrialStarted, ignore
+from tiebreak.runner.events import (
+    Listener,
+    Note,
+    TrialEnded,
+    TrialLeft,
+    TrialProgress,
+    TrialRow,
+    TrialStarted,
+    ignore,
+)
+from tiebreak.tracking.told import Told
 
 Measure = Callable[[Trial, Session], Outcome]
 _PROGRESS_SECONDS = 0.2

@@ -1,4 +1,4 @@
-"""The near end of the mirror: a process that is fed through a queue, and never waited for while trials run."""
+"""The near end of the mirror: a process fed through a queue, never waited for while trials run."""
 
 from __future__ import annotations
 
@@ -131,9 +131,17 @@ class Mirror:
                     self._tell("it does not keep up, or hangs")
                 self._listen()
 
+    def export(self, trial: Trial) -> None:
+        """Have a trial mirrored from its record alone, waiting while the process is busy.
+
+        Args:
+            trial: one with a record.
+        """
+        self.send(json.dumps({"event": "ended", "trial": trial.id}), trial=trial.id, wait=True)
+
     def report(self) -> None:
         """Have the tables, figures and page of the study kept as artifacts."""
-        self.send(json.dumps({"event": "report"}), trial="")
+        self.send(json.dumps({"event": "report"}), trial="", wait=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -252,5 +260,5 @@ class Mirror:
         self._has_told = True
         self._notice(
             f"The mirror in W&B ends here: {why}. The trials go on and their records are whole; "
-            f"`tiebreak wandb-export {self._task.study}` makes the mirror from them."
+            f"`tiebreak wandb-export {self._task.study or 'STUDY'}` makes the mirror from them."
         )

@@ -1,7 +1,8 @@
 """The process of the mirror: events come in as lines of JSON, W&B's runs come out.
 
-It answers on standard output with lines of JSON too: `ready`, `mirrored` for each trial that has ended, `note`
-with a sentence, `failed` with the reason why it gives up, `refusal` with the user's mistake. It ends with its input.
+It answers on standard output with lines of JSON too: `ready`, `mirrored` for each trial that has ended,
+`note` with a sentence, `failed` with the reason why it gives up, `refusal` with the user's mistake. It ends
+with its input.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _follow(lines: Iterable[str], *, runs: Runs, task: Task, say: Any) -> None:
             told = runs.unreached
             say(
                 "note",
-                text=f"W&B cannot be reached ({told}). The runs are kept in {task.tracking.folder}/wandb from "
-                "now on; `wandb sync` sends them later.",
+                text=f"W&B cannot be reached ({told}). From now on the runs are kept in "
+                f"{task.tracking.folder}/wandb; `wandb sync` sends them later.",
             )
         if tree["event"] == "ended":
             say("mirrored", trial=tree["trial"])

@@ -88,7 +88,9 @@ class Tracking:
             return cls()
         for key in ("project", "wandb_folder"):
             if not isinstance(tree.get(key), str) or not tree[key].strip() or "\0" in tree[key]:
-                raise TrackingError(f"{key} must be text, got {tree.get(key)!r}. Leave it out for the default.")
+                raise TrackingError(
+                    f"{key} must be text, got {tree.get(key)!r}. Leave it out for the default."
+                )
         if not (tree.get("entity") is None or isinstance(tree["entity"], str)):
             raise TrackingError(f"entity must be a user or team of W&B, got {tree['entity']!r}.")
         if bad := [sign for sign in '/\\#?%:"' if sign in tree["project"]]:
@@ -161,7 +163,9 @@ def mirror_environment(tracking: Tracking, environment: Mapping[str, str] = os.e
         tracking: whose folder is used.
         environment: that of this process.
     """
-    kept = {key: value for key, value in environment.items() if not key.startswith("WANDB_") or key in _ACCOUNT}
+    kept = {
+        key: value for key, value in environment.items() if not key.startswith("WANDB_") or key in _ACCOUNT
+    }
     folder = tracking.folder.absolute()
     return {
         **kept,

@@ -1,8 +1,8 @@
 """Which rows are worth watching while a trial runs, and how they read as metrics.
 
-A training curve is told row by row. Gaps and certificates come by the thousand: they are told as a summary so
-far, after 1, 2, 4, 8, ... draws. What is told is a function of the rows alone, so a mirror that is rebuilt from
-a record is the one that was watched.
+A training curve is told row by row. Gaps and certificates come by the thousand: they are told as a summary
+so far, after 1, 2, 4, 8, ... draws. What is told is a function of the rows alone, so a mirror that is rebuilt
+from a record is the one that was watched.
 """
 
 from __future__ import annotations

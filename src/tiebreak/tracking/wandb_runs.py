@@ -1,7 +1,7 @@
 """One run of W&B a trial. The only module that knows wandb; it is imported when a mirror starts.
 
-A run's id is the trial's, so a trial that is stopped, continued, repeated or exported is one run. The step of a
-point is the index of a row in the record: what is seen in W&B can be found in the file.
+A run's id is the trial's, so a trial that is stopped, continued, repeated or exported is one run. The step of
+a point is the index of a row in the record: what is seen in W&B can be found in the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Runs:
 
     Args:
         tracking: where they are written; its mode is not `disabled`.
-        study: the group of the runs.
+        study: the group of the runs; empty for none.
 
     Raises:
         TrackingError: `mode=online` without a key for W&B.
@@ -62,8 +62,8 @@ class Runs:
         self._commit = Origin().checkout[0]
         if self._mode is Mode.ONLINE and not wandb.login(prompt=False, verify=False):
             raise TrackingError(
-                "mode=online needs a key for W&B, and there is none. Run `wandb login`, or set WANDB_API_KEY; "
-                "or choose mode=offline and send it later with `wandb sync`."
+                "mode=online needs a key for W&B, and there is none. Run `wandb login` or set WANDB_API_KEY; "
+                "or choose mode=offline and send the runs later with `wandb sync`."
             )
 
     @property
@@ -98,7 +98,7 @@ class Runs:
                 "name": cell.name,
                 "replicate": trial.replicate,
                 "schema": SCHEMA,
-                "study": self._study,
+                "study": self._study or None,
                 "commit": self._commit,
             },
             tags=_tags(trial),
@@ -159,7 +159,9 @@ class Runs:
             tags=("report",),
         )
         for kind, paths in files.items():
-            artifact = self._wandb.Artifact(f"{re.sub(r'[^A-Za-z0-9._-]', '-', self._study)}-{kind}", type=kind)
+            artifact = self._wandb.Artifact(
+                f"{re.sub(r'[^A-Za-z0-9._-]', '-', self._study)}-{kind}", type=kind
+            )
             for path in paths:
                 if path.is_file():
                     artifact.add_file(str(path), name=path.name)
@@ -223,7 +225,7 @@ class Runs:
         return self._wandb.init(
             project=self._tracking.project,
             entity=self._tracking.entity or None,
-            group=self._study,
+            group=self._study or None,
             mode=mode.value,
             resume="allow",
             reinit="create_new",
