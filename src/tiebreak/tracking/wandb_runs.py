@@ -118,7 +118,8 @@ class Runs:
             row: see `told.Told`.
             index: of the row in the record.
         """
-        self._runs[trial.id].log(metrics(row), step=index)
+        # Committed at once: a point that waits for the next one would overwrite the summary at the end.
+        self._runs[trial.id].log(metrics(row), step=index, commit=True)
 
     def leave(self, trial: Trial) -> None:
         """Close a run whose trial has no record yet; a later `open` goes on with it."""
@@ -186,6 +187,10 @@ class Runs:
             if self._mode is Mode.OFFLINE:
                 raise
             self._go_offline(str(error).partition("\n")[0] or type(error).__name__)
+            # wandb's service holds on to the id of a run that it could not begin. Runs that are open are
+            # begun again, offline, with their next row.
+            self._wandb.teardown(exit_code=1)
+            self._runs.clear()
             return self._init_as(self._mode, **about)
 
     def _finish(self, run: wandb.Run, *, exit_code: int = 0) -> None:
