@@ -130,6 +130,8 @@ def violations(text, *, module):
             yield f"{where} imports pandas: tables are made in records/table.py and shown in report"
         elif item.top == "pandas" and room == "records" and module != "records/table.py":
             yield f"{where} imports pandas: in records only table.py does"
+        elif item.top == "wandb" and (module != "tracking/wandb_runs.py" or item.eager):
+            yield f"{where} imports wandb: only tracking/wandb_runs.py does, when a mirror starts"
         elif item.top in PICKLES:
             yield f"{where} imports {item.top}: nothing is pickled; a pickle runs code when it is read"
     for node in ast.walk(ast.parse(text)):
@@ -237,6 +239,9 @@ def test_reading_needs_no_torch_however_far_one_follows_the_imports():
         ("runner/checkpoint.py", "import pickle", "nothing is pickled"),
         ("runner/checkpoint.py", "import torch\ntorch.load(path)", "without weights_only=True"),
         ("runner/checkpoint.py", "import torch\ntorch.load(path, weights_only=False)", "weights_only"),
+        ("runner/session.py", "def run():\n    import wandb", "only tracking/wandb_runs.py does"),
+        ("tracking/wandb_runs.py", "import wandb", "when a mirror starts"),
+        ("tracking/mirror.py", "from tiebreak.runner.events import Event", "tracking may import"),
         ("numerics/utils.py", "", "named after what it holds"),
         ("attic/old.py", "", "no room"),
     ],
