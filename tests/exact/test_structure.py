@@ -1,5 +1,6 @@
 """Batch norm in training mode: what following places of the images proves, and what it leaves open."""
 
+import json
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from math import comb
@@ -15,9 +16,12 @@ from tiebreak.design.cell import Data, Network
 from tiebreak.exact import oracle
 from tiebreak.exact.bounds import Ball
 from tiebreak.exact.certificate import Mode
+from tiebreak.exact.certify import certify_graph, cotangent_of
 from tiebreak.exact.evaluation import Evaluation
+from tiebreak.exact.files import Stored, pack, sum_of, unpack
 from tiebreak.exact.graph import BatchNorm2d, NotCertifiableError, Parameter
 from tiebreak.exact.primes import draw_primes
+from tiebreak.exact.recheck import Finding, Standing, recheck
 from tiebreak.exact.record import record
 from tiebreak.exact.rules import Rule
 from tiebreak.exact.structure import Classes, _normalised, hash_degree, structure
@@ -144,6 +148,89 @@ def test_the_bound_of_batch_norm_holds(seed):
             centres, bounds = (part[:, channel].flatten().tolist() for part in (found.value, found.radius))
             got = zip(centres, bounds, true, strict=True)
             assert all(abs(Decimal(centre) - exact) <= Decimal(bound) for centre, bound, exact in got)
+
+
+def written(net, images, labels, *, seed=1):
+    graph, output = record(net, images)
+    cotangent = cotangent_of(nn.functional.cross_entropy, output, labels)
+    stored = Stored(
+        about="a network",
+        graph=graph,
+        cotangent=cotangent,
+        jacobians=(MINIMAL,),
+        mode=Mode.RANDOM,
+        log2_error=-40.0,
+        certificate=certify_graph(graph, cotangent, jacobians=(MINIMAL,), seed=seed),
+        gaps={},
+        provenance={},
+    )
+    text, block = pack(stored, tensors_name="c")
+    return unpack(text, lambda _: block), text, block
+
+
+def findings(unpacked):
+    return {found.field: found.standing for found in recheck(unpacked) if isinstance(found, Finding)}
+
+
+def coarse(monkeypatch, factor):
+    """Another machine: its float64 knows the numbers behind batch norm less well."""
+
+    def widened(x, operation):
+        ball = _normalised(x, operation)
+        return Ball(ball.value, ball.radius * factor)
+
+    monkeypatch.setattr("tiebreak.exact.structure._normalised", widened)
+
+
+def test_what_a_filter_leaves_open_is_no_error_on_another_machine(monkeypatch):
+    """More windows are open there, all between equal patches: the same verdict from other counts."""
+    conv = nn.Conv2d(1, 1, 1, bias=False).double()
+    head = (nn.Flatten(), nn.Linear(2, 2).double())
+    net = nn.Sequential(conv, nn.BatchNorm2d(1).double(), nn.ReLU(), nn.MaxPool2d((1, 2)), *head).train()
+    e = 2.0**-20
+    # All eight have the mean 0, so the two equal pixels at -e lie just below the ReLU's kink: dead, if seen.
+    images = torch.tensor([[[[3.0, 3.0, -e, -e]]], [[[-2.0, -2.0, -1.0, -1.0 + 2 * e]]]]).double()
+    conv.weight.data.fill_(1.0)
+    here, _, _ = written(net, images, torch.tensor([0, 1]))
+    assert here.stored.certificate.verdicts[0].different is False
+    coarse(monkeypatch, 2.0**40)
+    there, _, _ = written(net, images, torch.tensor([0, 1]))
+    counts = [found.stored.certificate.evidence.num_equalities for found in (here, there)]
+    assert counts == [1, 2]
+    found = findings(here)
+    assert found["evidence.num_equalities"] is Standing.NOTED
+    assert set(found.values()) <= {Standing.SAME, Standing.NOTED}
+
+
+def test_what_is_not_decided_on_another_machine_is_neither_wrong_nor_verified(monkeypatch):
+    net, images = crafted(gap=2.0**-20)
+    fine, text, block = written(net, images, torch.tensor([0, 1]))
+    assert set(findings(fine).values()) == {Standing.SAME}
+    with monkeypatch.context() as patch:
+        coarse(patch, 2.0**40)
+        found = findings(fine)
+        rough, _, _ = written(net, images, torch.tensor([0, 1]))
+        assert found["answer.verdicts.minimal.different"] is Standing.OPEN
+        assert Standing.OTHER not in found.values()
+    # What was undecided there and is decided here is no fault of the certificate.
+    assert rough.stored.certificate.verdicts[0].different is None
+    found = findings(rough)
+    assert found["answer.verdicts.minimal.different"] is Standing.NOTED
+    assert Standing.OTHER not in found.values()
+    # An error bound or a prime that nobody derived stays wrong, as does a yes in place of a no.
+    for way, value in (
+        (("evidence", "log2_error"), -99.0),
+        (("evidence", "primes"), [1048583]),
+        (("answer", "verdicts", "minimal", "different"), True),
+    ):
+        body = json.loads(text)
+        tree = body
+        for key in way[:-1]:
+            tree = tree[key]
+        tree[way[-1]] = value
+        body["sums"] = {name: sum_of(section) for name, section in body.items() if name != "sums"}
+        edited = unpack(json.dumps(body), lambda _: block)
+        assert findings(edited)[".".join(way)] is Standing.OTHER
 
 
 class ScaledClasses(Classes):

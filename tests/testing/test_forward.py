@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiebreak.testing import assert_same_forward, ulps_apart
+from tiebreak.design.axes import DesignError
+from tiebreak.testing import assert_same_forward, assert_same_up_to_ties, ulps_apart
 from tiebreak.testing.forward import FAR
 
 NAN, INF = math.nan, math.inf
@@ -59,3 +60,27 @@ def test_same_values_pass_and_an_ulp_fails_by_name() -> None:
         assert_same_forward(torch.tensor(NAN), torch.tensor(1.0), ulps=1000)
     with pytest.raises(AssertionError, match="y_a has shape"):
         assert_same_forward(a, b[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (None, "must be a torch.Tensor, got NoneType"),
+        ([1.0], "must be a torch.Tensor, got list"),
+        (np.ones(1), "must be a torch.Tensor, got ndarray"),
+        (torch.ones(1, device="meta"), "one on the meta device"),
+        (torch.ones(1).to_sparse(), "layout torch.sparse_coo"),
+    ],
+)
+def test_what_is_no_tensor_with_numbers_is_a_sentence(wrong, sentence):
+    one = torch.ones(1)
+    for pair in ((wrong, one), (one, wrong)):
+        for check in (assert_same_forward, ulps_apart):
+            with pytest.raises(DesignError, match=sentence):
+                check(*pair)
+    good = {"x": torch.ones(1, 2, 2), "grad_output": torch.ones(1, 1, 1)}
+    good |= {"grad_a": torch.ones(1, 2, 2), "grad_b": torch.ones(1, 2, 2)}
+    for name in good:
+        asked = good | {name: wrong}
+        with pytest.raises(DesignError, match=f"^{name} must be a "):
+            assert_same_up_to_ties(asked.pop("grad_a"), asked.pop("grad_b"), **asked, kernel=2)

@@ -108,7 +108,7 @@ def check(parsed: argparse.Namespace) -> int:
 
     unpacked = read_certificate(parsed.certificate)
     print(unpacked.stored.about)
-    wrong, second = [], None
+    wrong, open_here, second = [], [], None
     for found in recheck(
         unpacked,
         slow=parsed.slow,
@@ -122,10 +122,17 @@ def check(parsed: argparse.Namespace) -> int:
         print(f"  {found.standing:5} {found.field}: {found.text}")
         if found.standing is Standing.OTHER:
             wrong.append(found.field)
+        elif found.standing is Standing.OPEN:
+            open_here.append(found.field)
     if wrong:
         raise UserError(
             f"{parsed.certificate} does not hold: its own numbers do not give {', '.join(wrong)}. "
             "Certify again."
+        )
+    if open_here:
+        raise UserError(
+            f"{parsed.certificate} is not refuted and not verified: float64 on this machine leaves "
+            f"{', '.join(open_here)} open. Check it on the machine that wrote it."
         )
     assert second is not None
     said = ". ".join(verdict_sentences(second))

@@ -43,7 +43,7 @@ from tiebreak.exact.record import record, require_trained
 from tiebreak.exact.residues import Adjoint, Residues
 from tiebreak.exact.rules import MOST_DIVISOR, Rule, label_of, require_rules
 from tiebreak.exact.slices import FixedPoint
-from tiebreak.exact.structure import log2_collision, structure
+from tiebreak.exact.structure import log2_collision, num_hashes, structure
 from tiebreak.numerics.selection import has_entry
 
 LOG2_ERROR = -40.0
@@ -220,14 +220,7 @@ def _by_structure(
     seed: int,
 ) -> Certificate:
     """What can be said with batch norm in training mode: equal, or undecided."""
-    windows = sum(
-        math.prod(node.shape) * node.operation.geometry.num_entries
-        for node in graph.nodes
-        if isinstance(node.operation, MaxPool2d)
-    )
-    number = 1
-    while log2_collision(graph, num_primes=number, num_windows=windows) > log2_error:
-        number += 1
+    number = num_hashes(graph, log2_error=log2_error)
     drawn = prime_numbers.draw_primes(number, seed=seed)
     with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
         found = structure(graph, primes=drawn, seed=seed)
@@ -259,9 +252,7 @@ def _by_structure(
             mode=mode,
             seed=seed,
             primes=drawn if found.live else (),
-            log2_error=log2_collision(graph, num_primes=number, num_windows=found.live)
-            if found.live
-            else -math.inf,
+            log2_error=log2_collision(graph, num_primes=number) if found.live else -math.inf,
             bits=0.0,
             num_equalities=found.live,
             num_escalated=0,

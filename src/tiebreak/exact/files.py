@@ -145,10 +145,25 @@ def pack(stored: Stored, *, tensors_name: str) -> tuple[str, bytes]:
         "sha256": bytes_sum(block),
         "sums": {name: tensor_sum(tensor) for name, tensor in numbers.items()},
     }
-    body["sums"] = {name: sum_of(section) for name, section in body.items()}
-    return _LIST.sub(
-        _on_one_line, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
-    ) + "\n", block
+    return _written(body), block
+
+
+def renamed(text: str, *, tensors_name: str) -> str:
+    """The text of a certificate whose tensors lie in a file of another name.
+
+    Args:
+        text: as `pack` gives it.
+        tensors_name: name of the file of the tensors, in the folder of the text.
+    """
+    body = json.loads(text)
+    body["tensors"]["file"] = tensors_name
+    return _written(body)
+
+
+def _written(body: dict[str, Any]) -> str:
+    """The text, with the sums of its sections."""
+    body["sums"] = {name: sum_of(section) for name, section in body.items() if name != "sums"}
+    return _LIST.sub(_on_one_line, json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -114,15 +114,29 @@ def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) ->
     return differ
 
 
-def log2_collision(graph: Graph, *, num_primes: int, num_windows: int) -> float:
+def num_hashes(graph: Graph, *, log2_error: float) -> int:
+    """So many primes that the bound of `log2_collision` is at most `log2_error`."""
+    number = 1
+    while log2_collision(graph, num_primes=number) > log2_error:
+        number += 1
+    return number
+
+
+def log2_collision(graph: Graph, *, num_primes: int) -> float:
     """Bound of log2 of the probability that different patches got one class in any window.
 
-    The difference of two hashes is a polynomial in the random weights, of degree `hash_degree` at most, and
+    It counts every window, and not those that float64 left open: these are the machine's. The difference of
+    two hashes is a polynomial in the random weights, of degree `hash_degree` at most, and
     not 0 unless the prime divides a difference of two pixels (Schwartz and Zippel).
     """
     bits = max(0.0, log2_largest(graph.batch) + 1 + last_place(graph.batch))
     each = hash_degree(graph) / 2**20 + max(1, math.floor(bits / 20)) / NUM_PRIMES
-    return num_primes * math.log2(each) + math.log2(max(1, num_windows))
+    windows = sum(
+        math.prod(node.shape) * node.operation.geometry.num_entries
+        for node in graph.nodes
+        if isinstance(node.operation, MaxPool2d)
+    )
+    return num_primes * math.log2(each) + math.log2(max(1, windows))
 
 
 def hash_degree(graph: Graph) -> int:

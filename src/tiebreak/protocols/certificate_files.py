@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tiebreak.exact.certificate import Certificate, Mode, Verdict
 from tiebreak.exact.certify import Progress, certify_graph
 from tiebreak.exact.fields import CertificateError
-from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, unpack
+from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, renamed, unpack
 from tiebreak.exact.memory import images_that_fit
 from tiebreak.numerics.gap import Gap
 from tiebreak.protocols.points import Point
@@ -64,7 +65,11 @@ def certify_point(
 
 
 def write_certificate(path: Path, stored: Stored) -> None:
-    """Write `path` and, beside it, the tensors; the text last, so that it is never without them.
+    """Write `path` and, beside it, the tensors, in place of the certificate that may stand there.
+
+    Whenever this ends, also by a kill, `path` is the old certificate or the new one, each with its own
+    tensors. Two files cannot be replaced at once, so while those of the old one still have to stand, the new
+    tensors lie in a third, which the new text names; once it stands, they get their place.
 
     Args:
         path: ends in `.json`; what stands there is replaced.
@@ -76,9 +81,24 @@ def write_certificate(path: Path, stored: Stored) -> None:
     """
     require_name(path)
     beside = path.with_name(f"{path.name}.safetensors")  # a name that no file of weights has
+    spare = path.with_name(f"{path.name}.new.safetensors")
     text, tensors = pack(stored, tensors_name=beside.name)
+    if _tensors_of(path) == beside.name:
+        replace(spare, tensors)
+        replace(path, renamed(text, tensors_name=spare.name).encode())
     replace(beside, tensors)
     replace(path, text.encode())
+    with explained(spare):
+        spare.unlink(missing_ok=True)
+
+
+def _tensors_of(path: Path) -> str | None:
+    """The file of tensors that the certificate at a path names; None where there is no whole one."""
+    with explained(path):
+        try:
+            return json.loads(path.read_bytes())["tensors"]["file"]
+        except (FileNotFoundError, ValueError, RecursionError, LookupError, TypeError):
+            return None
 
 
 def require_name(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tiebreak.design.axes import DesignError
+
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 FAR = 2**62
 """Stands for the distance of a NaN from a number, and for every larger one."""
@@ -24,6 +26,7 @@ def assert_same_forward(y_a: Tensor, y_b: Tensor, *, ulps: int = 0, signed_zeros
 
     Raises:
         AssertionError: naming the entry, both values and their distance.
+        DesignError: something that is no tensor, or a tensor without numbers in order (meta, sparse).
 
     Example:
         >>> assert_same_forward(torch.tensor([0.0]), torch.tensor([-0.0]))
@@ -55,6 +58,7 @@ def ulps_apart(a: Tensor, b: Tensor) -> Tensor:
         >>> ulps_apart(torch.tensor([1.0, 0.0]), torch.tensor([1.0 + 2**-23, -0.0])).tolist()
         [1, 0]
     """
+    require_tensors(a=a, b=b)
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     is_near = (ranks_a.double() - ranks_b.double()).abs() < FAR
     distance = torch.where(is_near, (ranks_a - ranks_b).abs(), FAR)
@@ -91,7 +95,9 @@ def require_alike(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:
 
     Raises:
         AssertionError: saying what differs.
+        DesignError: something that is no tensor with numbers in order.
     """
+    require_tensors(**{names[0]: a, names[1]: b})
     if a.shape != b.shape:
         raise AssertionError(
             f"{names[0]} has shape {tuple(a.shape)}, {names[1]} has shape {tuple(b.shape)}: make them equal."
@@ -101,3 +107,20 @@ def require_alike(a: Tensor, b: Tensor, *, names: tuple[str, str]) -> None:
             f"{names[0]} and {names[1]} must have one dtype, float16, bfloat16, float32 or float64, got "
             f"{a.dtype} and {b.dtype}."
         )
+
+
+def require_tensors(**named: object) -> None:
+    """Refuse what holds no numbers that could be compared.
+
+    Args:
+        named: by the name of the argument.
+
+    Raises:
+        DesignError: something that is no tensor, or a tensor on the meta device or of a sparse layout.
+    """
+    for name, given in named.items():
+        if not isinstance(given, Tensor):
+            raise DesignError(f"{name} must be a torch.Tensor, got {type(given).__name__}. Convert it first.")
+        if given.is_meta or given.layout != torch.strided:
+            got = "one on the meta device" if given.is_meta else f"layout {given.layout}"
+            raise DesignError(f"{name} must be a dense tensor that holds numbers, got {got}.")

@@ -27,7 +27,7 @@ from tiebreak.design.axes import DesignError
 from tiebreak.numerics import kernels
 from tiebreak.numerics.geometry import PoolGeometry, Size
 from tiebreak.numerics.selection import has_entry
-from tiebreak.testing.forward import compared, require_alike, ulps_apart
+from tiebreak.testing.forward import compared, require_alike, require_tensors, ulps_apart
 from tiebreak.testing.transport import can_ship
 
 _ROUNDINGS = 6  # of one share: its weight, quotient, product, sum and storage, and one to spare
@@ -83,7 +83,8 @@ def assert_same_up_to_ties(
 
     Raises:
         AssertionError: naming the window, its values, both gradients, their distance and what is wrong.
-        DesignError: an x, grad_output or geometry that do not belong together.
+        DesignError: an x, grad_output or geometry that do not belong together, or something that is no tensor
+            with numbers in order.
 
     Example:
         >>> x = torch.tensor([[[2.0, 2.0], [1.0, 2.0]]])
@@ -93,6 +94,7 @@ def assert_same_up_to_ties(
         >>> assert_same_up_to_ties(even, last, x=x, grad_output=g, kernel=2)
     """
     geometry = PoolGeometry.of(kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+    require_tensors(grad_a=grad_a, grad_b=grad_b, x=x, grad_output=grad_output)
     require_alike(grad_a, grad_b, names=_NAMES)
     require_alike(grad_a, x, names=(_NAMES[0], "x"))
     windows = _Windows.of(x, grad_output, geometry)
