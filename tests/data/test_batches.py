@@ -85,6 +85,41 @@ def test_resuming_gives_the_same_bits(num, batch_size, start, augment, dither, s
     assert_same_bits(epoch_of(dataset, data, start=start, shuffle=shuffle), whole[start:])
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    num=st.integers(1, 30),
+    batch_size=st.integers(1, 30),
+    num_ranks=st.integers(1, 5),
+    augment=st.booleans(),
+    dither=st.sampled_from([0.0, 0.1]),
+)
+def test_the_shares_of_all_ranks_are_the_batch_of_one_process(num, batch_size, num_ranks, augment, dither):
+    dataset, data = numbered(num), described(min(num, batch_size), augment=augment, dither=dither)
+    ranks = [epoch_of(dataset, data, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    joined = [
+        Batch(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        for parts in zip(*ranks, strict=True)
+    ]
+    assert_same_bits(joined, epoch_of(dataset, data))
+    for parts in zip(*ranks, strict=True):
+        sizes = [len(part.labels) for part in parts]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[-1] <= 1
+
+
+@given(num=st.integers(1, 30), batch_size=st.integers(1, 9), num_ranks=st.integers(1, 5))
+def test_ranks_take_turns_with_test_batches(num, batch_size, num_ranks):
+    dataset = numbered(1, num)
+    turns = [
+        list(feed.test_batches(dataset, batch_size=batch_size, first=rank, every=num_ranks))
+        for rank in range(num_ranks)
+    ]
+    whole = list(feed.test_batches(dataset, batch_size=batch_size))
+    again = [turns[number % num_ranks][number // num_ranks] for number in range(len(whole))]
+    assert sum(map(len, turns)) == len(whole)
+    assert_same_bits(again, whole)
+
+
 def test_order_depends_on_the_order_seed_and_the_epoch_only():
     dataset, data = numbered(50), described(7)
     reference = order_of(epoch_of(dataset, data))

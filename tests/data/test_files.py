@@ -147,6 +147,21 @@ def test_resized_crops_resume_bit_for_bit(tmp_path):
         assert torch.equal(one.labels, other.labels)
 
 
+def test_shares_of_streamed_images_are_those_of_one_process(tmp_path):
+    """Also where the last batch has fewer images than there are ranks."""
+    write_folder(tmp_path, num=5, size=(40, 50))
+    data = described(image_size=16, augment=True, batch_size=4, dither=0.1)
+    dataset = load(data, root=tmp_path)
+    whole = list(train_batches(dataset, data=data, epoch=1, **SEEDS))
+    ranks = [
+        list(train_batches(dataset, data=data, epoch=1, **SEEDS, rank=rank, num_ranks=3)) for rank in range(3)
+    ]
+    assert [len(rank[-1].labels) for rank in ranks] == [1, 1, 0]
+    for one, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(one.images, torch.cat([part.images for part in parts]))
+        assert torch.equal(one.labels, torch.cat([part.labels for part in parts]))
+
+
 def test_streamed_and_stored_images_are_the_same(tmp_path, monkeypatch):
     write_folder(tmp_path, num=20)
     data = described(augment=True, batch_size=7)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import auditing, certifying, machine, reading, running, tracking
+from tiebreak.cli import auditing, certifying, machine, ranks, reading, running, tracking
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return running.worker(words[1:])
     if words[:1] == ["mirror"]:  # the same
         return tracking.mirror(words[1:])
+    if words[:1] == ["rank"]:  # started by the rank 0 of a training
+        return told(lambda: ranks.rank(words[1:]))
     parsed = _parse(words)
     try:
         return told(lambda: parsed.verb(parsed))

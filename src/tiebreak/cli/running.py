@@ -12,11 +12,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiebreak.cli import ranks
 from tiebreak.cli.ending import FAULT, INTERRUPTED, STATE, say, told
 from tiebreak.cli.machine import auto_device
 from tiebreak.cli.reading import write_page
 from tiebreak.cli.tracking import mirror_of, mirrored
 from tiebreak.design.axes import UserError
+from tiebreak.protocols.seat import seat_for
 from tiebreak.tracking.settings import Tracking
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     overrides, tracking = _with_tracking(parsed.overrides)
     if parsed.multirun:
+        ranks.refuse_torchrun("tiebreak run -m")
         work = partial(_run_composed, tracking=tracking)
         return config.multirun(overrides, work, stopped=INTERRUPTED)
     return _run_one(config.compose_run(overrides, device=auto_device()), tracking)
@@ -67,8 +70,10 @@ def _run_one(run: Run, tracking: Tracking) -> int:
     from tiebreak.records.session import OutcomeKind
     from tiebreak.records.store import RecordStore
 
-    store = RecordStore(run.results)
     trial = run.trial
+    if (seat := seat_for(trial)) is not None and seat.rank > 0:
+        return ranks.follow_torchrun(run, seat)
+    store = RecordStore(run.results)
     record = store.read(trial)
     if record is not None:
         outcome, note = record.outcome, " (recorded before; nothing ran)"
@@ -76,7 +81,7 @@ def _run_one(run: Run, tracking: Tracking) -> int:
         from tiebreak.records.session import Stopped
         from tiebreak.runner.checkpoint import CheckpointStore
         from tiebreak.runner.events import Note
-        from tiebreak.runner.session import Bench, origin_of, run_trial
+        from tiebreak.runner.session import AttemptFailed, Bench, origin_of, run_trial
         from tiebreak.runner.worker import stop_on_signals
 
         measure, kernel = _loaded_protocols()
@@ -96,11 +101,14 @@ def _run_one(run: Run, tracking: Tracking) -> int:
                 stop=stop,
                 refusals=(UserError,),
                 checkpoint_every_seconds=_checkpoint_seconds(),
+                retries=seat is None,
             )
             try:
                 outcome, note = run_trial(trial, bench=bench), ""
             except Stopped as stopped:
                 return say(str(stopped), INTERRUPTED)
+            except AttemptFailed as failed:
+                return say(str(failed), FAULT)
         record = store.read(trial)
     at = f" at step {outcome.step}" if outcome.step is not None else ""
     why = f": {outcome.reason}" if outcome.reason else ""
@@ -122,6 +130,7 @@ def study(parsed: argparse.Namespace) -> int:
     if parsed.name is None:
         print("\n".join(config.list_studies()))
         return 0
+    ranks.refuse_torchrun("tiebreak study")
     overrides, tracking = _with_tracking(parsed.overrides)
     plan = config.compose_study(parsed.name, overrides, device=auto_device())
     store = RecordStore(plan.results, only_looks=parsed.dry_run)

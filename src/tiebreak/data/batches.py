@@ -22,7 +22,15 @@ from torch import Tensor
 
 from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
 from tiebreak.data.files import ImageFiles
-from tiebreak.data.pixels import NUM_TRIES, crop_flip, draw_crop_flip, flip, normalisation_table, normalise
+from tiebreak.data.pixels import (
+    NUM_TRIES,
+    CropFlip,
+    crop_flip,
+    draw_crop_flip,
+    flip,
+    normalisation_table,
+    normalise,
+)
 from tiebreak.data.streams import normals, permutation, stream, uniforms, whole_numbers
 from tiebreak.design.cell import Data
 
@@ -37,6 +45,18 @@ class Batch(NamedTuple):
 
     images: Float32[Tensor, "N C H W"]
     labels: Int64[Tensor, " N"]
+
+
+def share(num: int, *, rank: int, num_ranks: int) -> slice:
+    """Which of the `num` images of a batch a rank takes: a run of them, the first ranks one more if need be.
+
+    Example:
+        >>> [share(5, rank=rank, num_ranks=2) for rank in range(2)]
+        [slice(0, 3, None), slice(3, 5, None)]
+    """
+    size, more = divmod(num, num_ranks)
+    start = rank * size + min(rank, more)
+    return slice(start, start + size + (rank < more))
 
 
 def num_batches(dataset: DataSet, data: Data) -> int:
@@ -64,6 +84,8 @@ def train_batches(
     augment_seed: int,
     start: int = 0,
     shuffle: bool = True,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> Iterator[Batch]:
     """One epoch of training batches, from batch `start` on.
 
@@ -75,6 +97,9 @@ def train_batches(
         augment_seed: decides crops, flips and noise, together with the epoch and the number of the batch.
         start: batches to skip, at no cost; the rest is the same bit for bit.
         shuffle: False to feed the images in their stored order.
+        rank: of each batch only the `share` of this rank is made; an image has the bits that it has with one
+            rank, as random draws go by its place in the whole batch.
+        num_ranks: how many ranks share a batch.
 
     Returns:
         An iterator over ceil(n / batch_size) - start batches.
@@ -102,16 +127,26 @@ def train_batches(
         order = torch.arange(len(dataset.train))
     if isinstance(dataset.train, Images):
         order = order.to(dataset.train.labels.device)
-    chunks = order.split(data.batch_size)
+    chunks = [
+        (len(chunk), share(len(chunk), rank=rank, num_ranks=num_ranks), chunk)
+        for chunk in order.split(data.batch_size)
+    ]
     return _train_batches(
         dataset, data=data, epoch=epoch, augment_seed=augment_seed, start=start, chunks=chunks
     )
 
 
 def _train_batches(
-    dataset: DataSet, *, data: Data, epoch: int, augment_seed: int, start: int, chunks: Sequence[Tensor]
+    dataset: DataSet,
+    *,
+    data: Data,
+    epoch: int,
+    augment_seed: int,
+    start: int,
+    chunks: Sequence[tuple[int, slice, Tensor]],
 ) -> Iterator[Batch]:
     images, remaining = dataset.train, chunks[start:]
+    indices = [index[part] for _, part, index in remaining]
     device = images.labels.device
     table = _table(dataset)
 
@@ -121,30 +156,41 @@ def _train_batches(
     resized = data.augment and dataset.augmentation is Augmentation.RESIZED_CROP
     if resized and isinstance(images, ImageFiles):
         crops = (
-            uniforms(bits("crop", batch), shape=(len(index), NUM_TRIES, 4))
-            for batch, index in enumerate(remaining, start)
+            uniforms(bits("crop", batch), shape=(num, NUM_TRIES, 4))[part]
+            for batch, (num, part, _) in enumerate(remaining, start)
         )
-        source = images.read(remaining, crops=crops)
+        source = images.read(indices, crops=crops)
     else:
-        source = images.read(remaining)
-    for batch, (index, pixels) in enumerate(zip(remaining, source, strict=True), start):
+        source = images.read(indices)
+    sizes = [(num, part) for num, part, _ in remaining]
+    for batch, ((num, part), index, pixels) in enumerate(zip(sizes, indices, source, strict=True), start):
         if resized:
-            pixels = flip(pixels, mirrored=whole_numbers(bits("flip", batch), num=len(index), below=2))
+            mirrored = whole_numbers(bits("flip", batch), num=num, below=2)[part]
+            pixels = flip(pixels, mirrored=mirrored)
         elif data.augment:
-            pixels = crop_flip(pixels, draw=draw_crop_flip(bits("crop", batch), num=len(index)))
+            draw = draw_crop_flip(bits("crop", batch), num=num)
+            pixels = crop_flip(pixels, draw=CropFlip(*(item[part] for item in draw)))
         inputs = normalise(pixels, table=table)
         if data.dither:
-            noise = normals(bits("dither", batch), shape=tuple(inputs.shape))
+            noise = normals(bits("dither", batch), shape=(num, *inputs.shape[1:]))[part]
             inputs += noise.mul_(data.dither).to(device)
         yield Batch(inputs, images.labels.index_select(0, index.to(device)))
 
 
-def test_batches(dataset: DataSet, *, batch_size: int) -> Iterator[Batch]:
+def test_batches(
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    first: int = 0,  # noqa: PT028 - no test, whatever its name
+    every: int = 1,  # noqa: PT028
+) -> Iterator[Batch]:
     """The test split once, in its stored order, normalised and nothing else.
 
     Args:
         dataset: from `load`, on any device.
         batch_size: images a batch; the last may be shorter and is kept.
+        first: number of the first batch.
+        every: from one batch to the next; the number of ranks where those share them.
 
     Raises:
         DataError: no test images.
@@ -153,7 +199,7 @@ def test_batches(dataset: DataSet, *, batch_size: int) -> Iterator[Batch]:
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
     _require(dataset.test, name=dataset.name, split="test")
-    return _test_batches(dataset, chunks=torch.arange(len(dataset.test)).split(batch_size))
+    return _test_batches(dataset, chunks=torch.arange(len(dataset.test)).split(batch_size)[first::every])
 
 
 # pytest collects functions by this prefix wherever a test module imports them.

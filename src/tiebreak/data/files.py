@@ -108,7 +108,11 @@ class ImageFiles:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _collect(self, decoded: list[Future[list[NDArray[np.uint8]]]]) -> Tensor:
-        stacked = torch.from_numpy(np.stack([image for run in decoded for image in run.result()]))
+        images = [image for run in decoded for image in run.result()]
+        if not images:  # the share of a rank in a batch with fewer images than ranks
+            shape = (0, 3, self.image_size, self.image_size)
+            return torch.empty(shape, dtype=torch.uint8, device=self.labels.device)
+        stacked = torch.from_numpy(np.stack(images))
         return stacked.permute(0, 3, 1, 2).contiguous().to(self.labels.device)
 
     def _decode_run(

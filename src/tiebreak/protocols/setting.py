@@ -19,6 +19,7 @@ from tiebreak.models import build
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.numerics.precision import arithmetic, as_fed, autocast, cast
+from tiebreak.protocols.ranks import ALONE, Ranks
 
 _MEMORY = {
     MemoryFormat.CONTIGUOUS: torch.contiguous_format,
@@ -34,11 +35,13 @@ class Setting:
         trial: what is measured.
         dataset: the images, on the trial's device.
         device: where the arithmetic runs.
+        ranks: the processes that share each training batch and the evaluation.
     """
 
     trial: Trial
     dataset: DataSet
     device: torch.device
+    ranks: Ranks = ALONE
 
     @property
     def cell(self) -> Cell:
@@ -92,7 +95,10 @@ class Setting:
         return self.forward(model, batch)[1]
 
     def train_batches(self, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch in the replicate's order, from the `start`-th on, ready to use."""
+        """Batches of one epoch in the replicate's order, from the `start`-th on, ready to use.
+
+        Of each batch only the images of this rank, which may be none where a batch has fewer than ranks.
+        """
         batches = train_batches(
             self.dataset,
             data=self.cell.data,
@@ -100,6 +106,8 @@ class Setting:
             order_seed=self.trial.seed("order"),
             augment_seed=self.trial.seed("augment"),
             start=start,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.size,
         )
         return (self.inputs(batch) for batch in batches)
 
@@ -114,8 +122,13 @@ class Place(Protocol):
 
 
 @contextmanager
-def prepare(trial: Trial, place: Place) -> Iterator[Setting]:
+def prepare(trial: Trial, place: Place, *, ranks: Ranks = ALONE) -> Iterator[Setting]:
     """Load the data, check the device, and compute as the cell says while the trial runs.
+
+    Args:
+        trial: what is measured.
+        place: where the data sets are.
+        ranks: the processes that share the trial, each with the device of its number.
 
     Raises:
         DesignError: device=cuda without a CUDA device, or a batch of one image where batch norm needs two.
@@ -127,25 +140,30 @@ def prepare(trial: Trial, place: Place) -> Iterator[Setting]:
             "device=cuda needs a CUDA device and this torch sees none. Use device=cpu, or install a torch "
             "that was built for CUDA."
         )
-    device = torch.device(str(execution.device))
+    is_numbered = ranks.size > 1 and execution.device is Device.CUDA
+    device = torch.device(f"{execution.device}:{ranks.local}" if is_numbered else str(execution.device))
     with (
         deterministic(execution.deterministic),
         threads(execution.num_threads),
         arithmetic(trial.cell.precision, device=device),
     ):
         dataset = load(trial.cell.data, root=place.data_root).to(device)
-        setting = Setting(trial=trial, dataset=dataset, device=device)
+        setting = Setting(trial=trial, dataset=dataset, device=device, ranks=ranks)
         _require_pairs(setting)
         yield setting
 
 
 def _require_pairs(setting: Setting) -> None:
-    """Refuse a batch of one image where batch norm needs two now, and not at the end of an epoch."""
+    """Refuse a share of one image where batch norm needs two now, and not at the end of an epoch."""
     data, measure = setting.cell.data, setting.cell.measure
     num_images, available = len(setting.dataset.train), num_batches(setting.dataset, data)
     used = measure.num_batches if isinstance(measure, Noise | Zones) else 0
-    is_last_used = used == 0 or used >= available
-    if data.batch_size > 1 and not (is_last_used and num_images % data.batch_size == 1):
+    sizes = {data.batch_size}
+    if used == 0 or used >= available:
+        sizes.add(num_images % data.batch_size or data.batch_size)
+    num_ranks = setting.ranks.size
+    lone = next((size for size in sorted(sizes) if size < 2 * num_ranks), None)
+    if lone is None:
         return
     model = setting.network(setting.cell.reference)
     image = torch.zeros(1, setting.dataset.in_channels, *[setting.dataset.image_size] * 2)
@@ -153,8 +171,9 @@ def _require_pairs(setting: Setting) -> None:
         with torch.no_grad():
             setting.loss(model, setting.inputs(Batch(image, torch.zeros(1, dtype=torch.int64))))
     except ValueError:  # torch's batch norm, where a channel has a single value
+        shared = f", shared by {num_ranks} ranks" if num_ranks > 1 else ""
         raise DesignError(
-            f"{setting.cell.network.arch} with batch norm needs two images in every batch, and "
-            f"data.batch_size={data.batch_size} makes one of a single image out of {num_images}. "
+            f"{setting.cell.network.arch} with batch norm needs two images in every batch of a process, and "
+            f"data.batch_size={data.batch_size} makes a batch of {lone} out of {num_images} images{shared}. "
             "Choose another batch size."
         ) from None

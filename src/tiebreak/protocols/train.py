@@ -6,6 +6,7 @@ import math
 
 from tiebreak.data import num_batches
 from tiebreak.design.cell import Train, Trial
+from tiebreak.protocols.ranks import ALONE, Ranks
 from tiebreak.protocols.rows import nonfinite_row
 from tiebreak.protocols.setting import prepare
 from tiebreak.protocols.training import Score, Training
@@ -13,10 +14,22 @@ from tiebreak.records.session import Outcome, OutcomeKind, Session
 
 
 def measure_train(trial: Trial, session: Session) -> Outcome:
-    """Emit an `epoch` row after each epoch, and a `nonfinite` row if the run diverges, which ends it."""
+    """Emit an `epoch` row after each epoch, and a `nonfinite` row if the run diverges, which ends it.
+
+    With `num_ranks` above 1 every rank runs this function, and each finds the same numbers; see `joined`.
+    """
+    if trial.cell.execution.num_ranks == 1:
+        return _train(trial, session, ranks=ALONE)
+    from tiebreak.protocols.joining import joined  # loads torch.distributed's process groups
+
+    with joined(trial, session) as (ranks, shared):
+        return _train(trial, shared, ranks=ranks)
+
+
+def _train(trial: Trial, session: Session, *, ranks: Ranks) -> Outcome:
     measure = trial.cell.measure
     assert isinstance(measure, Train)
-    with prepare(trial, session) as setting:
+    with prepare(trial, session, ranks=ranks) as setting:
         training = Training(
             setting,
             jacobian=trial.cell.reference,
@@ -28,6 +41,7 @@ def measure_train(trial: Trial, session: Session) -> Outcome:
         if (checkpoint := session.restore()) is not None:
             first, position = checkpoint.state["epoch"], checkpoint.state["position"]
             training.restore(checkpoint, checkpoint.state["training"])
+        training.require_same_on_all_ranks("at the start")
         score: Score | None = None
         for epoch in range(first, measure.num_epochs):
             lr = training.start_epoch(epoch, continued=position > 0)
@@ -41,6 +55,7 @@ def measure_train(trial: Trial, session: Session) -> Outcome:
                 session.progress(training.step_count, steps * measure.num_epochs)
                 if position < steps and session.wants_checkpoint():
                     _save(session, training, epoch=epoch, position=position)
+            training.require_same_on_all_ranks(f"after epoch {epoch + 1}")
             score = training.evaluate()
             session.emit(
                 {

@@ -141,20 +141,65 @@ class Training:
         scaler skips the step and lowers it, as it is meant to.
         """
         self._optimizer.zero_grad()
-        logits, loss = self._setting.forward(self.model, batch)
         self.step_count += 1
-        value = loss.item()
-        if not math.isfinite(value):
+        loss, weight, is_finite = self._forward(batch)
+        if not is_finite:
             return NonFinite("loss", "")
-        self._loss_sum += value * len(batch.labels)
-        self._num_correct += int((logits.argmax(1) == batch.labels).sum())
-        self._num_seen += len(batch.labels)
         scale = self._scaler.get_scale()
-        self._scaler.scale(loss).backward()
+        scaled = self._scaler.scale(loss)
+        if weight:  # without images there is nothing to differentiate
+            scaled.backward()
+        if self._setting.ranks.size > 1:
+            self._merge(weight)
         self._scaler.step(cast(torch.optim.Optimizer, self._optimizer))
         self._scaler.update()
         unscalable = self._scaler.get_scale() < scale <= 1.0
         return self._watch.first_nonfinite(gradients_too=unscalable)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, float, bool]:
+        """This rank's part of the mean loss, its share of the batch, and whether all losses are finite."""
+        num = len(batch.labels)
+        if num:
+            logits, loss = self._setting.forward(self.model, batch)
+            value, num_correct = loss.item(), int((logits.argmax(1) == batch.labels).sum())
+        else:
+            loss, value, num_correct = torch.zeros((), device=self._setting.device), 0.0, 0
+        total, correct, seen, num_nonfinite = self._setting.ranks.totals(
+            [value * num, num_correct, num, not math.isfinite(value)]
+        )
+        if num_nonfinite:
+            return loss, 0.0, False
+        self._loss_sum += total
+        self._num_correct += int(correct)
+        self._num_seen += int(seen)
+        weight = num / seen
+        return (loss if weight == 1.0 else loss * weight), weight, True
+
+    def _merge(self, weight: float) -> None:
+        """Give every rank the gradient of the whole batch, and the mean over the batch of the buffers.
+
+        Batch norm's statistics are those of each share; its running ones are averaged, so that all ranks
+        evaluate the same network.
+        """
+        if not weight:
+            for parameter in self.model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            for buffer in filter(lambda buffer: not buffer.is_floating_point(), self.model.buffers()):
+                buffer += 1  # batch norm counts its batches
+        ranks = self._setting.ranks
+        ranks.add(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
+        ranks.add(filter(_is_float_tensor, self.model.buffers()), weight=weight)
+
+    def require_same_on_all_ranks(self, when: str) -> None:
+        """Compare weights, buffers and optimizer over the ranks, by hash.
+
+        Args:
+            when: for the message: `at the start`.
+
+        Raises:
+            RanksDifferError: a rank has others than rank 0.
+        """
+        self._setting.ranks.require_same(self.tensors(), when)
 
     @property
     def epoch_loss(self) -> float:
@@ -198,22 +243,28 @@ class Training:
 
 
 def evaluate(setting: Setting, model: nn.Module) -> Score:
-    """Score a model on the data set's test split."""
-    was_training = model.training
+    """Score a model on the data set's test split.
+
+    Ranks take turns with the batches, and what each batch gave is added in the order of the batches: the
+    score has the same bits however many ranks there are.
+    """
+    was_training, ranks = model.training, setting.ranks
     model.eval()
-    loss_sum, num_correct = 0.0, 0
-    labels = []
+    total = len(setting.dataset.test)
+    losses, hits = ([0.0] * -(-total // _EVALUATION_BATCH) for _ in range(2))
     with torch.no_grad():
-        for raw in test_batches(setting.dataset, batch_size=_EVALUATION_BATCH):
-            batch = setting.inputs(raw)
+        raws = test_batches(setting.dataset, batch_size=_EVALUATION_BATCH, first=ranks.rank, every=ranks.size)
+        for place, raw in enumerate(raws):
+            batch, number = setting.inputs(raw), ranks.rank + place * ranks.size
             logits, _ = setting.forward(model, batch)
-            loss_sum += functional.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
-            num_correct += int((logits.argmax(1) == batch.labels).sum())
-            labels.append(batch.labels)
+            loss = functional.cross_entropy(logits.double(), batch.labels, reduction="sum")
+            losses[number], hits[number] = loss.item(), float((logits.argmax(1) == batch.labels).sum())
     model.train(was_training)
-    all_labels = torch.cat(labels)
-    commonest = int(torch.bincount(all_labels.cpu()).max())
-    total = len(all_labels)
+    summed = ranks.totals([*losses, *hits])
+    loss_sum, num_correct = 0.0, int(sum(summed[len(losses) :]))
+    for loss in summed[: len(losses)]:  # one after the other: `sum` rounds in another way from Python 3.12 on
+        loss_sum += loss
+    commonest = int(torch.bincount(setting.dataset.test.labels.cpu()).max())
     return Score(
         split="held_out" if setting.cell.data.held_out else "test",
         loss=loss_sum / total,

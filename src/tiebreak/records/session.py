@@ -37,6 +37,10 @@ class Stopped(Exception):  # noqa: N818 - not an error: a checkpoint was written
     """The trial was asked to stop and has checkpointed."""
 
 
+class RankLost(Exception):  # noqa: N818 - a death, as of a process that is killed
+    """A process that shared the trial is gone or silent; the trial goes on from its last checkpoint."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """State to resume from: named tensors and a JSON tree. The rows so far are the session's business."""

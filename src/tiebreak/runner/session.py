@@ -16,7 +16,7 @@ from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import SETTLED, Origin, collect, utc_now
 from tiebreak.records.record import Record, row_to_json
-from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, Row, Session, Stopped
+from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, RankLost, Row, Session, Stopped
 from tiebreak.records.store import AlreadyRecorded, RecordStore
 from tiebreak.runner.checkpoint import CheckpointStore, Saved
 from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Ending, Exhausted
@@ -70,6 +70,8 @@ class Bench:
         lease_seconds: how long a claim stands without a sign of life.
         refusals: exceptions that are the user's mistake or the machine's state (missing data, full disk):
             they pass through and do not count against the trial.
+        retries: whether an attempt that failed is made again here; not where processes that this one did not
+            start took part in it.
     """
 
     store: RecordStore
@@ -82,6 +84,11 @@ class Bench:
     checkpoint_every_seconds: float = 30.0
     lease_seconds: float = LEASE_SECONDS
     refusals: tuple[type[Exception], ...] = (UserError,)
+    retries: bool = True
+
+
+class AttemptFailed(Exception):  # noqa: N818 - the trial may yet succeed
+    """An attempt failed and is not made again in this process; the message says how to go on."""
 
 
 def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
@@ -97,6 +104,7 @@ def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
     Raises:
         Stopped: `bench.stop` said so; the trial goes on from its checkpoint next time.
         Claimed: another live process runs the trial, or took it over.
+        AttemptFailed: the attempt failed, and `bench.retries` is false.
         Exception: one of `bench.refusals`, which includes a `StoreError` from a full disk.
     """
     attempts = Attempts(bench.store.attempts_folder(trial), trial=trial.id, lease_seconds=bench.lease_seconds)
@@ -114,7 +122,10 @@ def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
         bench.on_event(TrialStarted(trial=trial.id, name=trial.cell.name, attempt=claim.number))
         failure = _attempt(trial, claim=claim, bench=bench)
         if failure:
-            bench.on_event(Note(text=f"Trial {trial.id} ({trial.cell.name}) raised {failure}"))
+            text = f"Trial {trial.id} ({trial.cell.name}) raised {failure}"
+            if not bench.retries:
+                raise AttemptFailed(f"{text}. Give the same command again to go on from its last checkpoint.")
+            bench.on_event(Note(text=text))
 
 
 def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
@@ -145,6 +156,8 @@ def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
         ending, reason = Ending.REFUSED, str(error)
         bench.on_event(TrialLeft(trial=trial.id))
         raise
+    except RankLost as lost:
+        ending, reason = Ending.KILLED, _impersonal(f"{type(lost).__name__}: {lost}", bench=bench)
     except Exception as error:
         ending, trace = Ending.ERROR, traceback.format_exc()
         reason = _impersonal(f"{type(error).__name__}: {error}", bench=bench)
