@@ -1,4 +1,6 @@
+import os
 import sys
+from pathlib import Path
 
 import measured
 import pytest
@@ -39,6 +41,8 @@ def trials():
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     """No account, no settings and no cache of this machine's user."""
+    if not {"TIEBREAK_CACHE", "XDG_CACHE_HOME"} & set(os.environ):  # the compiled kernel is not built again
+        monkeypatch.setenv("TIEBREAK_CACHE", str(Path.home() / ".cache" / "tiebreak"))
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):

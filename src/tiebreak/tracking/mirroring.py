@@ -1,8 +1,8 @@
 """The process of the mirror: events come in as lines of JSON, W&B's runs come out.
 
-It answers on standard output with lines of JSON too: `ready`, `mirrored` for each trial that has ended,
-`note` with a sentence, `failed` with the reason why it gives up, `refusal` with the user's mistake. It ends
-with its input.
+It answers on standard output with lines of JSON too: `ready`, `mirrored` for each trial that has ended and
+`left` for each that has not, `note` with a sentence, `failed` with the reason why it gives up, `refusal` with
+the user's mistake. It ends with its input.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ def _follow(lines: Iterable[str], *, runs: Runs, task: Task, say: Any) -> None:
                 text=f"W&B cannot be reached ({told}). From now on the runs are kept in "
                 f"{task.tracking.folder}/wandb; `wandb sync` sends them later.",
             )
-        if tree["event"] == "ended":
-            say("mirrored", trial=tree["trial"])
-    runs.close(trials)
+        if tree["event"] in ("ended", "left"):
+            say("mirrored" if tree["event"] == "ended" else "left", trial=tree["trial"])
+    for identity in runs.open_ids:
+        runs.leave(trials[identity])
+        say("left", trial=identity)
 
 
 def _mirror(tree: Mapping[str, Any], trial: Trial, *, runs: Runs, store: RecordStore) -> None:

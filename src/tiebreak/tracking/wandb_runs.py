@@ -71,6 +71,11 @@ class Runs:
         """Why W&B could not be reached, so that all later runs are kept offline; empty while it could."""
         return self._unreached
 
+    @property
+    def open_ids(self) -> tuple[str, ...]:
+        """Ids of the trials whose runs are being written."""
+        return tuple(self._runs)
+
     def is_open(self, trial: Trial) -> bool:
         """Whether the trial's run is being written."""
         return trial.id in self._runs
@@ -169,15 +174,6 @@ class Runs:
             if artifact.manifest.entries:
                 run.log_artifact(artifact)
         self._finish(run)
-
-    def close(self, trials: Mapping[str, Trial]) -> None:
-        """Leave every run that is still open.
-
-        Args:
-            trials: by id, at least those whose runs are open.
-        """
-        for identity in list(self._runs):
-            self.leave(trials[identity])
 
     def _init(self, **about: Any) -> wandb.Run:
         """A run; where W&B cannot be reached this and all later ones are kept offline."""
