@@ -17,10 +17,13 @@ import pytest
 import torch
 from memory_session import MemorySession
 from PIL import Image
+from torch.nn import functional
 
+from tiebreak.data import load, train_batches
 from tiebreak.data.streams import permutation, stream
 from tiebreak.design.axes import DataName, DesignError, LossScale, Precision, Schedule, UserError
 from tiebreak.design.cell import Cell, Data, Execution, Optimizer, Train, Trial
+from tiebreak.models import build
 from tiebreak.protocols import joining, measure
 from tiebreak.protocols.ranks import ALONE, Ranks, RanksDifferError, digest
 from tiebreak.protocols.seat import Seat, rank_timeout, seat_for, seat_from_torchrun
@@ -90,6 +93,37 @@ def test_fifty_steps_have_the_losses_of_one_process(make_cell, tmp_path) -> None
         assert {key: one[key] for key in ("epoch", "step", "lr", "chance", "test_images")} == {
             key: two[key] for key in ("epoch", "step", "lr", "chance", "test_images")
         }
+
+
+def test_batch_norm_normalises_each_share_and_averages_what_it_remembers(make_cell, tmp_path) -> None:
+    """One step against a plain loop over the two shares, of 33 and 32 images."""
+    data = {"batch_size": 65, "train_size": 130}
+    train = Train(num_epochs=1, optimizer=Optimizer(lr=0.5))
+    trial = Trial(cell=make_cell(train, network={"batch_norm": True}, data=data, execution=TWO), replicate=1)
+    session = MemorySession(data_root=tmp_path, stop_after=1)
+    with pytest.raises(Stopped):
+        measure(trial, session)
+    assert session.checkpoint is not None
+    found = {
+        name.removeprefix("model."): tensor
+        for name, tensor in session.checkpoint.tensors.items()
+        if name.startswith("model.")
+    }
+    dataset = load(trial.cell.data, root=tmp_path)
+    seeds = {"order_seed": trial.seed("order"), "augment_seed": trial.seed("augment")}
+    batch = next(train_batches(dataset, data=trial.cell.data, epoch=0, **seeds))
+    totals: dict[str, torch.Tensor] = {}
+    for part in (slice(0, 33), slice(33, 65)):
+        model = build(trial.cell.network, num_classes=10, in_channels=1, seed=trial.seed("init"))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        functional.cross_entropy(model(batch.images[part]), batch.labels[part]).backward()
+        moved = dict(model.named_buffers())
+        moved |= {name: before[name] - 0.5 * value.grad for name, value in model.named_parameters()}
+        for name, tensor in moved.items():
+            totals[name] = totals.get(name, 0) + tensor.detach() * len(batch.labels[part]) / 65
+    assert found.keys() == totals.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor.double(), totals[name].double(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_divergence_is_one_step_and_one_outcome_on_all_ranks(make_cell, tmp_path, followers) -> None:

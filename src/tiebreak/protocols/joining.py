@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from tiebreak.design.axes import DesignError, Device, UserError
 from tiebreak.design.cell import Cell, Trial
-from tiebreak.protocols.ranks import ALONE, Ranks
+from tiebreak.protocols.ranks import ALONE, Ranks, in_short
 from tiebreak.protocols.seat import Seat, rank_timeout, seat_for
 from tiebreak.protocols.shared_session import FollowerSession, SharedSession
 from tiebreak.records.session import RankLost, Session
@@ -125,7 +125,7 @@ def _group(seat: Seat, device: Device, *, check_others: Callable[[], None] = lam
                 backend, store=store, rank=seat.rank, world_size=seat.size, timeout=timeout
             )
     except RuntimeError as error:
-        raise RankLost(f"the ranks did not come together: {' '.join(str(error).split())}") from error
+        raise RankLost(f"the ranks did not come together: {in_short(error)}") from error
     try:
         yield Ranks(rank=seat.rank, size=seat.size, local=seat.local)
     finally:

@@ -11,6 +11,7 @@ loss is weighted with its share of the batch, and sums are taken in fp32 or wide
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from tiebreak.records.session import RankLost
 
 _PIECE = 2**23
 """Numbers added over the ranks at once, at least one tensor: 32 MiB in fp32."""
+
+_PLACE = re.compile(r"^\[[^\]]*:\d+\] ")
 
 
 class RanksDifferError(UserError):
@@ -152,4 +155,15 @@ def _answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what torch raises for a closed connection and for a timeout
-        raise RankLost(f"another rank does not answer: {' '.join(str(error).split())}") from error
+        raise RankLost(f"another rank does not answer: {in_short(error)}") from error
+
+
+def in_short(error: RuntimeError) -> str:
+    """The first sentence of what torch says, without the place in its source.
+
+    Example:
+        >>> in_short(RuntimeError("[/build/pair.cc:545] Connection reset by peer. Check the logs."))
+        'Connection reset by peer'
+    """
+    words = " ".join(str(error).split())
+    return _PLACE.sub("", words).partition(". ")[0]
