@@ -83,11 +83,14 @@ def crafted(gap=0.0):
     return net.double().train(), images.double()
 
 
-def test_different_patches_with_one_sum_are_undecided_and_say_where():
+def test_different_patches_of_irrational_numbers_with_one_sum_are_undecided_and_say_where():
+    """Batch norm comes first: 1 + 0 and 0 + 1 are sums of the same irrational numbers; nothing proves it."""
     net, images = crafted()
+    net.insert(0, nn.BatchNorm2d(1, dtype=torch.float64))
     certificate = certify(net, images, torch.tensor([0, 1]))
     assert certificate.verdicts[0].different is None
-    assert "1 window at 3" in certificate.reason
+    assert certificate.verdicts[0].separation is None
+    assert "1 window at 4" in certificate.reason
     assert "training mode" in certificate.reason
 
 
@@ -107,7 +110,9 @@ def test_proof_and_rules_that_do_not_share_out_need_more_than_structure(tmp_path
     assert proof.verdicts[0].different is None
     assert "no proof" in proof.reason
     both = certify(model, images, labels, jacobians=(MINIMAL, PoolJacobian(selection="all_ones")))
-    assert [verdict.different for verdict in both.verdicts] == [False, None]
+    assert [verdict.different for verdict in both.verdicts] == [False, True]  # all_ones counts ties twice
+    assert both.verdicts[1].separation is not None
+    assert both.evidence.log2_error <= -40
 
 
 def test_a_pool_behind_a_linear_layer_is_undecided():

@@ -58,6 +58,23 @@ class PoolTruth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Separation:
+    """An entry of D that an interval without 0 proves not to be 0.
+
+    Attributes:
+        tensor: name of the parameter.
+        index: of the entry in it.
+        low: D is at least this there.
+        high: and at most this.
+    """
+
+    tensor: str
+    index: tuple[int, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Whether one rule at ties gives another derivative than PyTorch's, over the reals.
 
@@ -67,12 +84,14 @@ class Verdict:
         num_nonzero: number of entries of D that are proved not to be 0, a parameter tensor; those with none
             are left out.
         entries: where D is not 0, bool a parameter; None unless asked for.
+        separation: what proves D != 0 where there are no residues: batch norm in training mode.
     """
 
     rule: str
     different: bool | None
     num_nonzero: dict[str, int]
     entries: dict[str, Tensor] | None = None
+    separation: Separation | None = None
 
     def label(self, *, gap_is_zero: bool, nonfinite: bool) -> Label:
         """What a draw with this verdict is, given the gap that the floating-point program found."""

@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tiebreak.design.axes import DesignError, PoolJacobian
-from tiebreak.exact.certificate import Certificate, Evidence, Label, Mode, PoolTruth, Verdict
+from tiebreak.exact.certificate import Certificate, Evidence, Label, Mode, PoolTruth, Separation, Verdict
 from tiebreak.exact.fields import CertificateError, Field
 from tiebreak.exact.graph import Graph
 from tiebreak.exact.graph_text import graph_tree, read_graph
@@ -247,12 +247,17 @@ def answer_tree(certificate: Certificate) -> dict[str, Any]:
     return {
         "verdicts": {
             verdict.rule: {"different": verdict.different, "num_nonzero": verdict.num_nonzero}
+            | ({} if verdict.separation is None else {"separation": _separation_tree(verdict.separation)})
             for verdict in certificate.verdicts
         },
         "pools": [asdict(pool) for pool in certificate.pools],
         "nonfinite": certificate.nonfinite,
         "reason": certificate.reason,
     }
+
+
+def _separation_tree(proof: Separation) -> dict[str, Any]:
+    return asdict(proof) | {"index": list(proof.index)}
 
 
 def evidence_tree(certificate: Certificate) -> dict[str, Any]:
@@ -318,13 +323,14 @@ def _read_certificate(answer: Field, evidence: Field) -> Certificate:
     answer.only("verdicts", "pools", "nonfinite", "reason")
     verdicts = []
     for rule, item in answer["verdicts"].named().items():
-        item.only("different", "num_nonzero")
+        item.only("different", "num_nonzero", "separation")
         different, counts = item["different"], item["num_nonzero"]
         verdicts.append(
             Verdict(
                 rule=rule,
                 different=None if different.value is None else different.truth(),
                 num_nonzero={name: count.whole(least=1) for name, count in counts.named().items()},
+                separation=_read_separation(item["separation"]) if "separation" in item.mapping() else None,
             )
         )
     pools = []
@@ -338,6 +344,16 @@ def _read_certificate(answer: Field, evidence: Field) -> Certificate:
         evidence=_read_evidence(evidence),
         nonfinite=answer["nonfinite"].optional(),
         reason=answer["reason"].optional(),
+    )
+
+
+def _read_separation(field: Field) -> Separation:
+    field.only("tensor", "index", "low", "high")
+    return Separation(
+        tensor=field["tensor"].text(),
+        index=field["index"].shape(),
+        low=field["low"].number(),
+        high=field["high"].number(),
     )
 
 

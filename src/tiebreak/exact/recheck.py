@@ -15,6 +15,8 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
+import torch
+
 from tiebreak.design.axes import UserError
 from tiebreak.exact import oracle
 from tiebreak.exact.certificate import Certificate, Mode, PoolTruth, Verdict
@@ -38,7 +40,7 @@ from tiebreak.exact.graph import (
 from tiebreak.exact.memory import images_that_fit
 from tiebreak.exact.primes import draw_primes
 from tiebreak.exact.rules import Rule, label_of
-from tiebreak.exact.structure import log2_collision, num_hashes
+from tiebreak.exact.separation import Draw, Ties, difference, interval, ties
 from tiebreak.numerics.selection import has_entry
 
 MOST_PRODUCTS = 100_000_000
@@ -135,6 +137,9 @@ def recheck(
     yield from _settled(
         stored, _compare({"answer": answer_tree(recorded)}, {"answer": answer_tree(second)}, how)
     )
+    if _has_batch_statistics(stored.graph) and recorded.nonfinite is None:
+        with torch.no_grad():
+            yield from list(_separations(stored))
     for field, problem in broken_relations(stored.gaps, parameters=stored.graph.parameters):
         yield Finding(f"floats.{field}", Standing.OTHER, problem)
     judged = recorded if _has_batch_statistics(stored.graph) else second
@@ -149,23 +154,73 @@ def recheck(
 def _settled(stored: Stored, found: Iterator[Finding]) -> Iterator[Finding]:
     """Findings about batch norm in training mode, where float64 decides, weighed as what they are.
 
-    Which windows its filter leaves open depends on how a machine rounds. So two runs may truly say `no` and
-    `undecided`, or name primes and no primes; they can never truly say `yes` and `no`.
+    Which windows its filter leaves open, and how wide an interval is, depends on how a machine rounds. So
+    two runs may truly say `no` and `undecided`, name primes and no primes, and prove D != 0 in other entries;
+    they can never truly say `yes` and `no`. What is recorded of a separation is judged by `_separations`.
     """
     for finding in found:
         if finding.standing is not Standing.OTHER or not _has_batch_statistics(stored.graph):
             yield finding
             continue
-        *_, name = finding.field.split(".")
         standing = finding.standing
         if finding.field == "answer.reason" or (finding.field in _BY_FILTER and _is_of_a_filter(stored)):
             standing = Standing.NOTED
-        elif name == "different" and None in (finding.recorded, finding.found):
-            standing = Standing.NOTED if finding.recorded is None else Standing.OPEN
+        for verdict in stored.certificate.verdicts:
+            within = finding.field.removeprefix(f"answer.verdicts.{verdict.rule}.")
+            if within == "different" and None in (finding.recorded, finding.found):
+                standing = Standing.NOTED if finding.recorded is None else Standing.OPEN
+            elif within.startswith("separation.") or _is_a_count(stored, verdict, within):
+                standing = Standing.NOTED
         text = finding.text
         if standing is not Standing.OTHER:
             text = f"{text}: what float64 leaves open of batch norm in training mode is the machine's"
         yield replace(finding, standing=standing, text=text)
+
+
+def _is_a_count(stored: Stored, verdict: Verdict, within: str) -> bool:
+    """Whether a field is a number of entries that could have been found on another machine."""
+    if not within.startswith("num_nonzero."):
+        return False
+    name = within.removeprefix("num_nonzero.")
+    recorded = verdict.num_nonzero.get(name, 0)
+    most = math.prod(stored.graph.parameters.get(name, (0,)))
+    return recorded <= (most if verdict.different else 0)
+
+
+def _separations(stored: Stored) -> Iterator[Finding]:
+    """The entry that a certificate says to be away from 0, enclosed once more."""
+    seed = stored.certificate.evidence.seed
+    asked = {"mode": stored.certificate.evidence.mode, "seed": seed}
+    draw = Draw.of(stored.graph, stored.cotangent, log2_error=stored.log2_error, **asked)
+    found: Ties | None = None
+    for verdict, jacobian in zip(stored.certificate.verdicts, stored.jacobians, strict=True):
+        proof = verdict.separation
+        path = f"answer.verdicts.{verdict.rule}.separation"
+        if (proof is not None) != bool(verdict.different):
+            yield Finding(path, Standing.OTHER, "it goes with a verdict that D is not 0, and with no other")
+            continue
+        if proof is None:
+            continue
+        shape = stored.graph.parameters.get(proof.tensor, ())
+        if len(shape) != len(proof.index) or not all(
+            at < size for at, size in zip(proof.index, shape, strict=True)
+        ):
+            yield Finding(path, Standing.OTHER, f"there is no entry {list(proof.index)} of {proof.tensor}")
+            continue
+        if not (proof.low <= proof.high and (proof.low > 0 or proof.high < 0)):
+            yield Finding(path, Standing.OTHER, f"[{proof.low}, {proof.high}] is no interval without 0")
+            continue
+        found = found or ties(stored.graph, draw=draw, **asked)
+        entries = {} if found.open else difference(stored.graph, stored.cotangent, found, Rule.of(jacobian))
+        if proof.tensor not in entries:
+            yield Finding(path, Standing.OPEN, "the windows that it rests on are open on this machine")
+            continue
+        low, high = interval(entries[proof.tensor], proof.index)
+        text = f"[{proof.low:.9g}, {proof.high:.9g}] recorded, [{low:.9g}, {high:.9g}] here"
+        standing = Standing.OTHER if low > proof.high or high < proof.low else Standing.SAME
+        if standing is Standing.SAME and low <= 0 <= high:
+            standing = Standing.OPEN
+        yield Finding(path, standing, text)
 
 
 def _has_batch_statistics(graph: Graph) -> bool:
@@ -175,14 +230,18 @@ def _has_batch_statistics(graph: Graph) -> bool:
 def _is_of_a_filter(stored: Stored) -> bool:
     """Whether primes and error bound are those that go together, whichever windows were left open."""
     evidence = stored.certificate.evidence
-    if not evidence.primes:
-        return (evidence.num_equalities, evidence.log2_error) == (0, -math.inf)
-    number = num_hashes(stored.graph, log2_error=stored.log2_error)
-    bound = log2_collision(stored.graph, num_primes=number)
-    return (
-        evidence.num_equalities > 0
-        and evidence.primes == draw_primes(number, seed=evidence.seed)
-        and _are_close(evidence.log2_error, bound, _SAME_BOUND)
+    draw = Draw.of(
+        stored.graph, stored.cotangent, mode=evidence.mode, log2_error=stored.log2_error, seed=evidence.seed
+    )
+    return any(
+        evidence.primes
+        == draw_primes(max(draw.hashes * hashes, draw.residues * residues), seed=evidence.seed)
+        and (
+            evidence.log2_error == (bound := draw.error(by_hashes=hashes, by_residues=residues))
+            or _are_close(evidence.log2_error, bound, _SAME_BOUND)
+        )
+        for hashes in (False, True)
+        for residues in (False, True)
     )
 
 

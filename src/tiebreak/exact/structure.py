@@ -71,7 +71,7 @@ def structure(graph: Graph, *, primes: Sequence[int], seed: int) -> Structure:
         NotCertifiableError: a pool behind an operation through which places cannot be followed.
     """
     keep: frozenset[int] = frozenset()
-    balls = Evaluation(_TrainingBalls(), graph, graph.batch, keep=keep)
+    balls = Evaluation(TrainingBalls(), graph, graph.batch, keep=keep)
     hashes = [Evaluation(Classes(prime, seed), graph, graph.batch, keep=keep) for prime in primes]
     found = Structure()
     none: dict[int, Decision] = {}
@@ -80,7 +80,7 @@ def structure(graph: Graph, *, primes: Sequence[int], seed: int) -> Structure:
         source = node.inputs[0]
         ball = balls.advance(source, none)
         several, _ = candidates(*entries(ball, node))
-        if _zeros_are_dead(graph, source):
+        if zeros_are_dead(graph, source):
             # Where the maximum is 0 no gradient passes; where it is not, the zeros are not tied with it.
             alive = patches(~((ball.value == 0) & (ball.radius == 0)), node, fill=0)
             several = several & alive
@@ -115,9 +115,12 @@ def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) ->
 
 
 def num_hashes(graph: Graph, *, log2_error: float) -> int:
-    """So many primes that the bound of `log2_collision` is at most `log2_error`."""
+    """So many primes that the bound of `log2_collision` is at most half of what may go wrong.
+
+    The other half is for the residues of `separation`.
+    """
     number = 1
-    while log2_collision(graph, num_primes=number) > log2_error:
+    while log2_collision(graph, num_primes=number) > log2_error - 1:
         number += 1
     return number
 
@@ -144,17 +147,17 @@ def hash_degree(graph: Graph) -> int:
     return 3 * len(graph.nodes)
 
 
-def _zeros_are_dead(graph: Graph, index: int) -> bool:
+def zeros_are_dead(graph: Graph, index: int) -> bool:
     """Whether a 0 at a node can only be one that a ReLU made."""
     node = graph.nodes[index]
     if isinstance(node.operation, ReLU):
         return True
     if isinstance(node.operation, MaxPool2d | Concat):
-        return all(_zeros_are_dead(graph, source) for source in node.inputs)
+        return all(zeros_are_dead(graph, source) for source in node.inputs)
     return False
 
 
-class _TrainingBalls(Balls):
+class TrainingBalls(Balls):
     """Enclosures that need no decision: a ReLU and a maximum are no further apart than what goes in."""
 
     def step(self, node: Node, inputs: Sequence[Ball], decision: Decision | None, *, num_images: int) -> Ball:
@@ -174,12 +177,19 @@ class _TrainingBalls(Balls):
         return super().step(node, inputs, decision, num_images=num_images)
 
 
-def _normalised(x: Ball, operation: BatchNorm2d) -> Ball:
-    """Batch norm with the statistics of the batch, each step with the bound of its rounding."""
+def standardised(x: Ball, eps: float) -> tuple[Ball, Ball]:
+    """The input of batch norm less its mean, and one over its deviation, with the bounds of their roundings.
+
+    Args:
+        x: (N, C, ...).
+        eps: added to the variance.
+
+    Returns:
+        The centred input, of the shape of x; the factor, (1, C, 1, ...).
+    """
     axes = tuple(axis for axis in range(x.value.dim()) if axis != 1)
     count = x.value.numel() // x.value.shape[1]
     gamma = (count + 8) * UNIT
-    shape = [1, -1, *[1] * (x.value.dim() - 2)]
 
     def mean(value: Tensor, radius: Tensor) -> Ball:
         size = value.abs().mean(axes, keepdim=True)
@@ -193,15 +203,25 @@ def _normalised(x: Ball, operation: BatchNorm2d) -> Ball:
     radius = (x.radius + centre.radius + 2 * UNIT * value.abs()) * (1 + 8 * UNIT)
     square = value * value
     spread = mean(square, (2 * value.abs() * radius + radius * radius + 2 * UNIT * square) * (1 + 16 * UNIT))
-    variance = spread.value + operation.eps
+    variance = spread.value + eps
     slack = spread.radius + 4 * UNIT * variance
     lowest = (variance - slack) * (1 - 4 * UNIT)
     factor = variance.rsqrt()
     # 1 / sqrt is convex and falls, so the end near 0 is the one further away; NaN where it may be crossed.
     wide = ((lowest.rsqrt() - factor).abs() + 8 * UNIT * lowest.rsqrt()).where(lowest > 0, torch.inf)
-    scaled = value * factor
-    bound = radius * (factor + wide) + value.abs() * wide + 2 * UNIT * scaled.abs()
-    weight = torch.ones_like(factor) if operation.weight is None else operation.weight.value.reshape(shape)
+    return Ball(value, radius), Ball(factor, wide)
+
+
+def _normalised(x: Ball, operation: BatchNorm2d) -> Ball:
+    """Batch norm with the statistics of the batch, each step with the bound of its rounding."""
+    shape = [1, -1, *[1] * (x.value.dim() - 2)]
+    centred, factor = standardised(x, operation.eps)
+    scaled = centred.value * factor.value
+    bound = centred.radius * (factor.value + factor.radius)
+    bound = bound + centred.value.abs() * factor.radius + 2 * UNIT * scaled.abs()
+    weight = (
+        torch.ones_like(factor.value) if operation.weight is None else operation.weight.value.reshape(shape)
+    )
     result = scaled * weight
     bound = (bound * weight.abs() + 2 * UNIT * result.abs()) * (1 + 32 * UNIT)
     if operation.bias is not None:

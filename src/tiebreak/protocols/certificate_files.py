@@ -141,6 +141,10 @@ def verdict_sentences(certificate: Certificate) -> list[str]:
         if verdict.different is None:
             reason = certificate.reason or "a reason that was not recorded"
             return reason if reason.startswith("undecided") else f"no verdict, because of {reason}"
+        if verdict.separation is not None:
+            proof = verdict.separation
+            entry = f"{proof.tensor}[{', '.join(map(str, proof.index))}]"
+            return f"D != 0: its entry {entry} lies between {proof.low:.9g} and {proof.high:.9g} ({sure})"
         if verdict.different:
             return f"D != 0 in {sum(verdict.num_nonzero.values())} entries ({sure})"
         return f"D = 0 ({sure}{vacuous})"

@@ -79,8 +79,8 @@ def _dissected(
     compared: Sequence[PoolJacobian],
 ) -> Iterator[Row]:
     for jacobian, verdict in zip(compared, certificate.verdicts, strict=True):
-        if not verdict.different or jacobian.selection is not Selection.BETA:
-            continue
+        if not verdict.different or jacobian.selection is not Selection.BETA or verdict.separation:
+            continue  # batch norm in training mode has no residues to take apart
         found = dissect(
             graph,
             cotangent,
