@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from memory_session import run_interrupted
+from torch.nn import functional
 
 from tiebreak import certify
 from tiebreak.data import load, train_batches
@@ -103,6 +104,35 @@ def test_batch_statistics_are_not_certified_and_say_so():
     for row in notes.of("certificate"):
         assert row["label"] in ("undecided", "regular", "compensation")
         assert row["label"] != "undecided" or "batch" in row["reason"]
+
+
+def test_ties_of_a_first_convolution_bifurcate_behind_batch_norm_as_float64_sees_them():
+    """Sums of eight-bit numbers are exact in float64, so its ties are the true ones and its gap is near D."""
+    chosen = cell(
+        precision="e4m3",
+        network=Network(arch="lenet5", batch_norm=True),
+        data=Data(name="mnist5k", batch_size=32),
+        measure=Zones(num_batches=1, certify=True, margins=False),
+    )
+    notes = rows_of(chosen)
+    assert not notes.of("bifurcation")  # there are no residues to take apart
+    assert len(notes.of("certificate")) == 2
+    trial = Trial(cell=chosen, replicate=0)
+    with prepare(trial, Notes()) as setting:
+        (batch,) = islice(setting.train_batches(), 1)
+        for rule, row in zip(RULES[1:], notes.of("certificate"), strict=True):
+            assert row["label"] == "bifurcation"
+            name, _, index = row["separation"].removesuffix("]").partition("[")
+            entry = []
+            for jacobian in (rule, NATIVE):
+                model = setting.network(jacobian).double()
+                functional.cross_entropy(model(batch.images.double()), batch.labels).backward()
+                entry.append(model.get_parameter(name).grad[tuple(map(int, index.split(",")))].item())
+            near = entry[0] - entry[1]
+            low, high = row["separation_low"], row["separation_high"]
+            assert low > 0 or high < 0
+            # The cotangent of the certificate is that of logits in fp32.
+            assert near == pytest.approx((low + high) / 2, rel=1e-4)
 
 
 def test_a_trajectory_is_one_run_seen_through_every_precision():

@@ -104,7 +104,7 @@ def _certified(certificate: Certificate, place: int, gap: Gap) -> Row:
     label = verdict.label(
         gap_is_zero=gap.sup_sum == 0, nonfinite=gap.nonfinite or certificate.nonfinite is not None
     )
-    return {
+    row: Row = {
         "label": str(label),
         "different": verdict.different,
         "reason": certificate.reason or "",
@@ -120,3 +120,7 @@ def _certified(certificate: Certificate, place: int, gap: Gap) -> Row:
         "digits": evidence.digits,
         "vacuous": evidence.vacuous,
     }
+    if (proof := verdict.separation) is not None:
+        row["separation"] = f"{proof.tensor}[{','.join(map(str, proof.index))}]"
+        row |= {"separation_low": proof.low, "separation_high": proof.high}
+    return row
