@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import auditing, certifying, machine, ranks, reading, running, tracking
+from tiebreak.cli import auditing, certifying, machine, ranks, reading, running, tracking, watching
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
     study.add_argument("--rerun", choices=["failed"], help="first set the records of failed trials aside")
     study.add_argument("--no-report", action="store_true", help="run the trials only")
+
+    watching.add_arguments(
+        verb("status", watching.status, "say how studies stand: done, running, left, failed, by axis"),
+        verb("dashboard", watching.dashboard, "serve a live page of the results on this machine"),
+    )
 
     for name, function, text in (
         ("tabulate", reading.tabulate, "make the tables of a study from its records"),

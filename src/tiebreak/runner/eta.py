@@ -51,8 +51,11 @@ class Eta:
         """
         shares_done = shares_done or {}
         left = []
+        of_cell: dict[str, float | None] = {}  # replicates of a cell share an answer
         for trial in trials:
-            seconds = self.trial_seconds(trial.cell)
+            if trial.cell.id not in of_cell:
+                of_cell[trial.cell.id] = self.trial_seconds(trial.cell)
+            seconds = of_cell[trial.cell.id]
             if seconds is None:
                 return None
             left.append(seconds * (1.0 - shares_done.get(trial.id, 0.0)))
