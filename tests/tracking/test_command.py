@@ -71,6 +71,7 @@ def test_an_export_has_every_record_once_however_often_it_is_made(tmp_path, stud
         (["run", *TINY, "mode=offline"], "mode belongs to tracking=wandb"),
         (["run", *TINY, "tracking=wandb", "results=never"], "needs a key for W&B"),
         (["study", "smoke", "tracking=wandb", "results=never"], "needs a key for W&B"),
+        (["run", *TINY, "launcher=slurm"], "launcher=slurm is for `tiebreak study`"),
         (["run", *TINY, "tracking=wandbb"], "tracking must be one of none, wandb"),
     ],
 )

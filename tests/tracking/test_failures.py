@@ -135,6 +135,20 @@ def test_online_without_a_key_is_refused_before_anything_runs(tmp_path, mirror):
     assert not (tmp_path / "results").exists()
 
 
+def test_an_interrupted_start_leaves_no_process(tmp_path, mirror, monkeypatch):
+    far = mirror(mode=Mode.ONLINE, command=[sys.executable, "-c", "import time; time.sleep(600)"])
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiebreak.tracking.mirror.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        far.__enter__()
+    monkeypatch.undo()
+    with pytest.raises(ProcessLookupError):
+        os.kill(far.pid, 0)
+
+
 def test_without_a_network_the_runs_are_kept_offline(tmp_path, bench, mirror, trials, notices, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)

@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.cfg:
         print(config.to_yaml(parsed.overrides), end="")
         return 0
-    overrides, tracking = _with_tracking(parsed.overrides)
+    overrides, tracking = _with_tracking(parsed.overrides, launchers=("local",))
     if parsed.multirun:
         ranks.refuse_torchrun("tiebreak run -m")
         work = partial(_run_composed, tracking=tracking)
@@ -50,12 +50,25 @@ def run(parsed: argparse.Namespace) -> int:
     return _run_one(config.compose_run(overrides, device=auto_device()), tracking)
 
 
-def _with_tracking(overrides: Sequence[str]) -> tuple[list[str], Tracking]:
-    """The overrides of the cell, and what the others say about the mirror."""
+def _with_tracking(
+    overrides: Sequence[str], *, launchers: Sequence[str] = ("local", "slurm")
+) -> tuple[list[str], Tracking]:
+    """The overrides of the cell, and what the others say about the mirror.
+
+    Args:
+        overrides: as on the command line.
+        launchers: those that the verb has.
+    """
     from tiebreak import config
 
     cells, launch = config.split_launch(overrides)
-    return cells, Tracking.of(config.compose_launch(launch))
+    settings = config.compose_launch(launch)
+    if settings["launcher"] not in launchers:
+        raise UserError(
+            f"launcher={settings['launcher']} is for `tiebreak study`; this verb runs its trial here. "
+            "Leave it out."
+        )
+    return cells, Tracking.of(settings)
 
 
 def _run_composed(composed: DictConfig, *, tracking: Tracking) -> int:

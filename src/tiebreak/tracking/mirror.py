@@ -104,11 +104,14 @@ class Mirror:
             return self
         self._feeder.start()
         self._reader.start()
-        if tracking.mode is Mode.ONLINE:  # the only mode that may be refused: for a missing key
-            self._wait(lambda: self._is_ready)
+        try:
+            if tracking.mode is Mode.ONLINE:  # the only mode that may be refused: for a missing key
+                self._wait(lambda: self._is_ready)
             if self._refusal:
-                self._kill()
                 raise TrackingError(self._refusal)
+        except BaseException:  # a Ctrl-C too: nobody would end the process
+            self._kill()
+            raise
         return self
 
     def send(self, line: str, *, trial: str, wait: bool = False) -> None:

@@ -240,8 +240,6 @@ class Runs:
         try:
             with probe.open("wb") as file:
                 file.write(bytes(_PROBE_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
         finally:
             with suppress(OSError):
                 probe.unlink()
