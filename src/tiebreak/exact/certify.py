@@ -404,7 +404,10 @@ class _Run:
             found = adjoint.run(numbers.encode(cotangent[images]), live=pools)
             for total, some in zip(totals, found, strict=True):
                 for name, one in some.items():
-                    total[name] = one if name not in total else numbers.reduce(total[name] + one)
+                    # Kept until the last part, modulo every prime: in half the memory, and zeros not at all.
+                    if bool(one.any()):
+                        before = total.get(name, 0)
+                        total[name] = numbers.reduce(one.add_(before)).int()
 
     def certificate(self, labels: Sequence[str], *, keep_entries: bool) -> Certificate:
         """What the parts prove together."""
@@ -591,8 +594,12 @@ def _without_verdict(labels: Sequence[str], mode: Mode, seed: int, nonfinite: st
 
 
 def images_at_a_time(graph: Graph, num_primes: int) -> int:
-    """Images whose residues modulo all primes take about as much memory as a backward pass of the batch."""
+    """Images whose residues modulo all primes take about as much memory as a backward pass of the batch.
+
+    That holds every activation, and a gradient as large as the network.
+    """
     number = len(graph.batch)
     every = sum(math.prod(node.shape[1:]) for node in graph.nodes)
+    weights = sum(math.prod(shape) for shape in graph.parameters.values())
     lanes = num_primes * sum(math.prod(graph.nodes[index].shape[1:]) for index in graph.multiplied)
-    return max(1, min(number, math.ceil(number * every / (every + lanes))))
+    return max(1, min(number, math.ceil((weights + number * every) / (every + lanes))))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-_LOWEST = -1074 - 53  # exponents of float64's significands, taken as 53-bit integers
-_HIGHEST = 1024
+_BITS = 52  # of a digit, which is then below the bound of `reduce_`
+_SAFE = 1000  # powers of two up to this one, and their inverses, are normal numbers
+_PIECE, _PIECE_ELSEWHERE = 2**15, 2**22
 
 
 def significands(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,20 +26,79 @@ def significands(x: Tensor) -> tuple[Tensor, Tensor]:
     return (mantissa * 2.0**53).long(), exponent.long() - 53
 
 
+def in_pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """A tensor's entries, some after the other: what is done to a piece stays in the processor's cache.
+
+    Args:
+        x: of any shape.
+
+    Returns:
+        One-dimensional tensors, views of x where it is contiguous.
+    """
+    return x.reshape(-1).split(_PIECE if x.device.type == "cpu" else _PIECE_ELSEWHERE)
+
+
+def take_digit(rest: Tensor, *, place: int) -> Tensor:
+    """Cut off, in place, what is whole in units of 2**place: nothing rounds.
+
+    A float's leading bits and its other bits are floats, so with q the quotient rest / 2**place, cut towards
+    0, both q and rest - q 2**place are exact.
+
+    Args:
+        rest: float64, below 2**(place + 53) in size; what is left of it afterwards is below 2**place.
+        place: of the digit; any that a float64 number has or may be above.
+
+    Returns:
+        Whole numbers as float64 of the shape of rest.
+    """
+    digit = scaled(rest, -place).trunc_()
+    rest.sub_(scaled(digit, place))
+    return digit
+
+
+def scaled(x: Tensor, exponent: int) -> Tensor:
+    """x * 2**exponent, also where that power of two is no float64 number; one step where it is."""
+    if abs(exponent) <= _SAFE:
+        return x * 2.0**exponent
+    half = exponent // 2
+    return x * 2.0**half * 2.0 ** (exponent - half)
+
+
+def reduce_(x: Tensor, *, prime: int) -> Tensor:
+    """x modulo a prime, in place, next to 0.
+
+    Args:
+        x: whole numbers as float64, below 2**53 - 2**22 in size.
+        prime: above 2**20 and below 2**21.
+
+    Returns:
+        x, at most prime / 2 + 4 in size; at most prime / 2 where it was below 2**42.
+    """
+    return x.add_((x * (1.0 / prime)).round_(), alpha=-prime)
+
+
 def residues(x: Tensor, *, prime: int) -> Tensor:
-    """Each entry modulo an odd prime: m * 2**e, with 2 inverted where e is negative.
+    """Each entry modulo an odd prime: its digits to the base 2**52 by Horner's rule, 2 inverted behind the point.
 
     Args:
         x: float64, finite.
-        prime: below 2**21.
+        prime: from `primes.draw_primes`.
 
     Returns:
         float64 of the shape of x, whole numbers of at most prime / 2 in size.
     """
-    whole, exponent = significands(x)
-    powers = _powers_of_two(prime, x.device)
-    result = (whole % prime) * powers[exponent - _LOWEST] % prime
-    return torch.where(result > prime // 2, result - prime, result).double()
+    result = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    radix = pow(2, _BITS, prime)
+    for source, into in zip(in_pieces(x), in_pieces(result), strict=True):
+        rest, place = source.clone(), log2_largest(source)
+        if place == -math.inf:
+            continue
+        while bool(rest.any()):
+            place -= _BITS
+            digit = reduce_(take_digit(rest, place=int(place)), prime=prime)
+            reduce_(into.mul_(radix).add_(digit), prime=prime)
+        reduce_(into.mul_(pow(2, int(place), prime)), prime=prime)
+    return result
 
 
 def residue_of(number: Fraction, *, prime: int) -> int:
@@ -53,15 +112,17 @@ def last_place(x: Tensor) -> int:
     Args:
         x: float64, finite.
     """
-    whole, exponent = significands(x)
-    lowest = (whole & -whole).double().log2().long() + exponent
-    lowest = lowest[whole != 0]
-    return max(0, -int(lowest.min())) if lowest.numel() else 0
+    lowest = []
+    for piece in in_pieces(x):
+        whole, exponent = significands(piece)
+        last_bit = torch.frexp((whole & -whole).double()).exponent.long() - 1
+        lowest.append(int(torch.where(whole == 0, 0, exponent + last_bit).amin()) if len(piece) else 0)
+    return max(0, -min(lowest))
 
 
 def log2_largest(x: Tensor) -> float:
-    """An upper bound of log2 of the largest entry's size, -inf for zeros only."""
-    largest = float(x.abs().max()) if x.numel() else 0.0
+    """The smallest whole number e with |x| <= 2**e for every entry, -inf for zeros only."""
+    largest = max(abs(float(end)) for end in torch.aminmax(x)) if x.numel() else 0.0
     if largest == 0.0:
         return -math.inf
     mantissa, exponent = math.frexp(largest)
@@ -77,11 +138,3 @@ def subnormal_numbers_are_kept() -> bool:
     number = 2**16 * torch.get_num_threads()
     smallest = torch.full((number,), 2.0**-1074, dtype=torch.float64, device="cpu")
     return bool((smallest * 2.0 != 0).all())
-
-
-@functools.lru_cache(maxsize=256)
-def _powers_of_two(prime: int, device: torch.device) -> Tensor:
-    powers = [pow(2, _LOWEST, prime)]
-    for _ in range(_LOWEST, _HIGHEST):
-        powers.append(2 * powers[-1] % prime)
-    return torch.tensor(powers, device=device)

@@ -33,6 +33,10 @@ from tiebreak.exact.graph import (
 
 V = TypeVar("V")
 
+MOST_KEPT = 2**18
+"""Weights of which each kind of number keeps its own copy. More of them are encoded anew whenever they are used,
+which costs little beside the products and saves a copy of the network for every prime and digit."""
+
 
 @dataclass(frozen=True, eq=False)
 class Windows:

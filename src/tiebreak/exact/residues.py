@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact import contraction
-from tiebreak.exact.dyadic import residue_of, residues
-from tiebreak.exact.evaluation import Decision, Numbers, Windows, gather
+from tiebreak.exact.dyadic import reduce_, residue_of, residues
+from tiebreak.exact.evaluation import MOST_KEPT, Decision, Numbers, Windows, gather
 from tiebreak.exact.graph import (
     Add,
     Affine,
@@ -41,22 +41,23 @@ class Residues(Numbers[Tensor]):
 
     def __init__(self, prime: int) -> None:
         self.prime = prime
-        self._inverse = 1.0 / prime
         self._encoded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def reduce(self, x: Tensor) -> Tensor:
         """x modulo the prime, in place; |x| < 2**53 - 2**22, and then |result| < prime / 2 + 4."""
-        return x.add_((x * self._inverse).round_(), alpha=-self.prime)
+        return reduce_(x, prime=self.prime)
 
     def encode(self, x: Tensor) -> Tensor:
         """Residues of float64 numbers."""
         return residues(x, prime=self.prime)
 
     def constant(self, x: Tensor) -> Tensor:
-        """Residues of a tensor of the graph, computed once and kept in half the memory."""
+        """Residues of a tensor of the graph; those of a small one are computed once."""
+        if x.numel() > MOST_KEPT:
+            return self.encode(x)
         if id(x) not in self._encoded:
-            self._encoded[id(x)] = (x, self.encode(x).int())  # x is kept so that its id stays its own
-        return self._encoded[id(x)][1].double()
+            self._encoded[id(x)] = (x, self.encode(x))  # x is kept so that its id stays its own
+        return self._encoded[id(x)][1]
 
     def number(self, share: Fraction) -> float:
         """The residue of a rational whose denominator the prime does not divide."""

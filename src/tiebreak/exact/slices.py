@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from tiebreak.exact import contraction
 from tiebreak.exact.bounds import UNIT, Ball
-from tiebreak.exact.dyadic import log2_largest, significands
-from tiebreak.exact.evaluation import Numbers, Windows, gather, patches
+from tiebreak.exact.dyadic import in_pieces, log2_largest, scaled, take_digit
+from tiebreak.exact.evaluation import MOST_KEPT, Numbers, Windows, gather, patches
 from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
 
 BITS = 20
@@ -29,7 +29,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 Split = Callable[[Tensor, Tensor], list[Tensor]]
 _RADIX = 2.0**BITS
 _MUCH = 2.0**1000
-_MOST_KEPT = 2**18  # digits of more weights than that are made anew: they would fill the memory
+_MOST_AT_ONCE = 2**20  # weights that are split into digits together
 _GROWTH = 1 + 2.0**-20
 """Covers every rounding of a bound: each is a sum of fewer than 2**30 positive float64 numbers."""
 
@@ -66,14 +66,17 @@ class FixedPoint(Numbers[Fixed]):
 
     def batch(self, x: Tensor) -> Fixed:
         """The batch, to the last of `width` digits."""
-        return self._encode(x)
+        return self._encode(x, width=self.width)
 
     def conv(self, x: Fixed, operation: Conv2d) -> Fixed:
         """Convolution with bias."""
         weight = operation.weight.value
         product = functools.partial(contraction.conv, spec=operation)
         split = functools.partial(_split_conv, spec=operation)
-        result = self._contract(x, weight, product, split, products=weight[0].numel())
+        # A group's channels out are not all channels out, so a weight in groups is not split.
+        result = self._contract(
+            x, weight, product, split, products=weight[0].numel(), whole=operation.groups > 1
+        )
         return self._shifted(result, None if operation.bias is None else operation.bias.value)
 
     def linear(self, x: Fixed, operation: Linear) -> Fixed:
@@ -162,68 +165,89 @@ class FixedPoint(Numbers[Fixed]):
         radius = (error + 2 * (len(digits) + 1) * UNIT * value.abs()) * _GROWTH
         return Ball(value, radius.where(radius < _MUCH / 2, math.inf))
 
-    def _encode(self, x: Tensor, *, width: int | None = None) -> Fixed:
+    def _encode(self, x: Tensor, *, width: int, top: int | None = None) -> Fixed:
         """Digits of float64 numbers, the rest in the bound."""
-        width = self.width if width is None else width
-        top = _round_up(log2_largest(x))
-        whole, exponent = significands(x)
-        digits, rest = [], whole.abs()
-        for place in range(width):
-            unit = exponent - (top - BITS * (place + 1))  # of the significand, in places of this digit
-            # A significand of 53 bits, shifted to this place: what is whole stays, the remainder goes on.
-            whole_part = torch.where(unit >= 0, rest << unit.clamp(0, BITS), rest >> (-unit).clamp(0, 63))
-            digits.append((whole_part * whole.sign()).double())
-            rest = torch.where(unit >= 0, 0, rest - (whole_part << (-unit).clamp(0, 62)))
-        return Fixed(torch.stack(digits), top, (rest != 0).double())
+        top = _round_up(log2_largest(x)) if top is None else top
+        digits = x.new_zeros((width, x.numel()))
+        error = x.new_zeros(x.numel())
+        start = 0
+        for piece in in_pieces(x):
+            rest, end = piece.clone(), start + len(piece)
+            for place in range(width):
+                if not bool(rest.any()):
+                    break
+                digits[place, start:end] = take_digit(rest, place=top - BITS * (place + 1))
+            error[start:end] = rest != 0
+            start = end
+        return Fixed(digits, top, error).reshaped(tuple(x.shape))
 
-    def _constant(self, x: Tensor) -> tuple[Fixed, Tensor]:
-        """Digits of a tensor of the graph and, scaled to at most 1, its size; a small one computed once."""
+    def _constants(self, x: Tensor, *, whole: bool) -> Iterator[tuple[Fixed, Tensor]]:
+        """Digits of a tensor of the graph and, scaled to at most 1, its size; a small one computed once.
+
+        A large one comes in parts along its first axis, unless it is asked for as a whole.
+        """
         if id(x) in self._encoded:
-            return self._encoded[id(x)][1:]
-        fixed = self._encode(x, width=self.width + 1)
-        half = fixed.top // 2  # in two steps, as 2**-top alone may overflow
-        size = (x.abs() * 2.0**-half * 2.0 ** -(fixed.top - half)).clamp_(min=2.0**-1000)
-        if x.numel() <= _MOST_KEPT:
-            self._encoded[id(x)] = (x, fixed, size)
-        return fixed, size
+            yield self._encoded[id(x)][1:]
+            return
+        top = _round_up(log2_largest(x))
+        rows = len(x) if whole else max(1, _MOST_AT_ONCE // x[0].numel())
+        for part in x.split(rows):
+            fixed = self._encode(part, top=top, width=self.width + 1)
+            size = scaled(part.abs(), -top).clamp_(min=2.0**-1000)
+            if x.numel() <= MOST_KEPT:
+                self._encoded[id(x)] = (x, fixed, size)
+            yield fixed, size
 
     def _contract(
-        self, x: Fixed, weight: Tensor, product: Product, split: Split, *, products: int, shape=None
+        self,
+        x: Fixed,
+        weight: Tensor,
+        product: Product,
+        split: Split,
+        *,
+        products: int,
+        shape: tuple[int, ...] | None = None,
+        whole: bool = False,
     ) -> Fixed:
         """Sums of products with a tensor of the graph.
 
         Products of digits i and j with i + j <= len(x.digits) are kept, all later ones go into the bound.
         """
-        fixed, size = self._constant(weight)
-        if shape is not None:
-            fixed, size = fixed.reshaped(shape), size.reshape(shape)
         depth = len(x.digits) + 1  # digit d of the result: 2**(top - 20 (d + 2))
-        places: list[Tensor | None] = [None] * (depth + 1)
-        last_weight = len(fixed.digits)
-        used = [bool(digit.any()) for digit in fixed.digits]
-        for i, digit in enumerate(x.digits):
-            for j in range(min(last_weight, depth - i)):
-                if used[j]:
-                    for part in split(digit, fixed.digits[j]):
-                        _carry(places, i + j, part)
-        zero = next((place for place in places if place is not None), None)
-        if zero is None:
-            zero = product(x.digits[0], fixed.digits[0])
-        digits = [torch.zeros_like(zero) if place is None else place for place in places]
-        top = x.top + fixed.top
+        parts: list[list[Tensor]] = []  # channels that come out, some after the other: digits, then the bound
+        top, has_rest = x.top, False
+        for fixed, size in self._constants(weight, whole=whole):
+            if shape is not None:
+                fixed, size = fixed.reshaped(shape), size.reshape(shape)
+            digits = self._products(x, fixed, split, depth=depth)
+            error = product(x.error * _GROWTH, size)
+            parts.append([torch.zeros_like(error) if digit is None else digit for digit in digits] + [error])
+            top, has_rest = x.top + fixed.top, has_rest or bool(fixed.error.any())
+        *digits, error = parts[0] if len(parts) == 1 else [torch.cat(found, 1) for found in zip(*parts)]
         # In units of the last place, 2**(top - 20 (depth + 1)): x's own error times |w|, the products that
         # were left out (each below 2**40 in a place of depth or later), and the rest of the weight.
         unit = _RADIX ** (depth + 1 - len(x.digits))
-        error = product(x.error * _GROWTH, size) * (unit * _GROWTH)
+        error = error * (unit * _GROWTH)
         omitted = products * (depth + 2) * 2.0
-        rest = products * 2.0 * _RADIX ** (depth - self.width) if bool(fixed.error.any()) else 0.0
+        rest = products * 2.0 * _RADIX ** (depth - self.width) if has_rest else 0.0
         return self._carried(digits, top, (error + omitted * _RADIX + rest) * _GROWTH)
+
+    def _products(self, x: Fixed, weight: Fixed, split: Split, *, depth: int) -> list[Tensor | None]:
+        """Digits of the sums of products, not yet carried; None for those that are 0."""
+        places: list[Tensor | None] = [None] * (depth + 1)
+        used = [bool(digit.any()) for digit in weight.digits]
+        for i, digit in enumerate(x.digits):
+            for j in range(min(len(weight.digits), depth - i)):
+                if used[j]:
+                    for part in split(digit, weight.digits[j]):
+                        _carry(places, i + j, part)
+        return places
 
     def _shifted(self, x: Fixed, bias: Tensor | None) -> Fixed:
         """Add one number a channel."""
         if bias is None:
             return x
-        fixed = self._constant(bias)[0].reshaped(_a_channel(x.error))
+        fixed = next(self._constants(bias, whole=True))[0].reshaped(_a_channel(x.error))
         shape = x.error.shape
         digits = fixed.digits.expand(len(fixed.digits), *shape)
         return self.add(x, Fixed(digits, fixed.top, fixed.error.expand(shape)))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tiebreak.exact import contraction
 from tiebreak.exact.bounds import UNIT, Ball, Balls, candidates, entries
-from tiebreak.exact.dyadic import last_place, log2_largest, residues
+from tiebreak.exact.dyadic import last_place, log2_largest, reduce_, residues
 from tiebreak.exact.evaluation import Decision, Evaluation, Numbers, Windows, patches
 from tiebreak.exact.graph import (
     Affine,
@@ -235,12 +235,11 @@ class Classes(Numbers[Tensor]):
 
     def __init__(self, prime: int, seed: int) -> None:
         self.prime = prime
-        self._inverse = 1.0 / prime
         self._random = torch.Generator().manual_seed((seed ^ (prime << 20)) % 2**63)
 
     def reduce(self, x: Tensor) -> Tensor:
         """x modulo the prime, in place."""
-        return x.add_((x * self._inverse).round_(), alpha=-self.prime)
+        return reduce_(x, prime=self.prime)
 
     def _drawn(self, *shape: int, like: Tensor) -> Tensor:
         half = self.prime // 2
