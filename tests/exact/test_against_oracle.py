@@ -20,10 +20,10 @@ from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.graph import Conv2d, Graph, Input, MaxPool2d, Node, Parameter, ReLU, Reshape
 from tiebreak.exact.oracle import derivative, evaluate, tied
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 from tiebreak.numerics.geometry import PoolGeometry
 
-NATIVE = Rule(Fraction(0))
+NATIVE = TieRule(Fraction(0))
 JACOBIANS = (
     *(PoolJacobian(beta=beta) for beta in (-1, 0.5, 1, 2, 10)),
     Fraction(1, 3),
@@ -85,7 +85,7 @@ def compare(point, *, seed):
     native = derivative(graph, values, point.cotangent, NATIVE)
     lanes = None
     for jacobian, verdict in zip(jacobians, certificate.verdicts, strict=True):
-        other = derivative(graph, values, point.cotangent, Rule.of(jacobian))
+        other = derivative(graph, values, point.cotangent, TieRule.of(jacobian))
         expected = {name: [a - b for a, b in zip(other[name], native[name], strict=True)] for name in native}
         compare_verdict(expected, verdict, where=f"seed {seed}, {jacobian}")
         largest = max((abs(n.numerator) for numbers in expected.values() for n in numbers), default=0)

@@ -34,10 +34,11 @@ from tiebreak.exact.heights import heights
 from tiebreak.exact.oracle import difference, evaluate, tied
 from tiebreak.exact.primes import draw_primes, log2_error
 from tiebreak.exact.record import record
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
+from tiebreak.exact.run import Run
 from tiebreak.numerics.geometry import PoolGeometry
 
-MINIMAL, NATIVE = Rule(Fraction(1)), Rule(Fraction(0))
+MINIMAL, NATIVE = TieRule(Fraction(1)), TieRule(Fraction(0))
 CROSS_ENTROPY = nn.functional.cross_entropy
 
 
@@ -237,9 +238,17 @@ def test_pairs_that_differ_count_in_the_error():
 def test_pairs_count_in_the_error_also_at_a_node_where_all_of_them_differ():
     """Residues tell which nodes have no equality: to leave these out would be a choice made afterwards."""
     for seed in (241, 263, 328):
-        point, rules = random_point(seed), [Rule(Fraction(1)), Rule(Fraction(2))]
+        point, rules = random_point(seed), [TieRule(Fraction(1)), TieRule(Fraction(2))]
         sizes = heights(point.graph, point.cotangent, rules=rules)
-        run = certify_module._Run(point.graph, point.cotangent, rules, Mode.RANDOM, sizes, 3, seed, None)
+        run = Run(
+            graph=point.graph,
+            cotangent=point.cotangent,
+            rules=rules,
+            mode=Mode.RANDOM,
+            heights=sizes,
+            num_primes=3,
+            seed=seed,
+        )
         run.all_parts()
         assert any(number and not run.equalities[node] for node, number in run.comparisons.items())
         evidence = run.certificate(["one", "two"], keep_entries=False).evidence
@@ -583,9 +592,8 @@ def test_nothing_to_certify(images):
         certify(small(), images, torch.zeros(len(images)).long())
 
 
-def test_no_parameters_and_no_rules():
+def test_no_parameters():
     net, labels = symmetric(), torch.zeros(3).long()
-    assert certify(net, flat(), labels, jacobians=()).verdicts == ()
     net.requires_grad_(False)
     assert not judged(net, flat()).verdicts[0].different
     with pytest.raises(UserError, match="no parameter of the network asks for a derivative"):

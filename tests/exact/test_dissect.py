@@ -7,9 +7,9 @@ from networks import random_point
 from tiebreak.exact import oracle
 from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.dissect import dissect
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 
-MINIMAL, NATIVE = Rule(Fraction(1)), Rule(Fraction(0))
+MINIMAL, NATIVE = TieRule(Fraction(1)), TieRule(Fraction(0))
 
 
 def test_window_entry_and_size_are_those_of_the_oracle():

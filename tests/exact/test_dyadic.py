@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiebreak.exact.dyadic import (
+    in_pieces,
     last_place,
     log2_largest,
+    reduce_,
     residue_of,
     residues,
     significands,
     subnormal_numbers_are_kept,
+    take_digit,
 )
 from tiebreak.exact.primes import draw_primes
 
@@ -69,6 +72,55 @@ def test_residues(dtype):
         for number, residue in zip(x.tolist(), found.tolist(), strict=True):
             above, below = number.as_integer_ratio()
             assert (int(residue) * below - above) % prime == 0
+
+
+def test_a_tensor_of_many_pieces_is_encoded_like_its_entries():
+    """Pieces have tops of their own: small numbers in one, large and subnormal ones in another."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(70_001, generator=generator, dtype=torch.float64)
+    x[:33_000] *= 2.0**-900
+    x[40_000:] = x[40_000:].float().double()
+    x[-3:] = torch.tensor([2.0**-1074, -(2.0**1023), 0.0], dtype=torch.float64)
+    picked = torch.cat([torch.randint(0, len(x), (3000,), generator=generator), torch.arange(69_990, 70_001)])
+    for shape in ((70_001,), (1, 70_001), (70_001, 1)):
+        found = residues(x.reshape(shape), prime=PRIMES[0])
+        assert found.shape == shape
+        for number, residue in zip(x[picked].tolist(), found.flatten()[picked].tolist(), strict=True):
+            above, below = number.as_integer_ratio()
+            assert (int(residue) * below - above) % PRIMES[0] == 0
+    matrix = x[:70_000].reshape(350, 200)
+    assert torch.equal(residues(matrix.t(), prime=PRIMES[1]), residues(matrix, prime=PRIMES[1]).t())
+    assert last_place(x) == 1074
+    assert last_place(x[40_000:-3]) == max(last_place(part) for part in x[40_000:-3].split(500))
+    assert [len(part) for part in in_pieces(x)][:-1] == [2**15] * 2
+    assert residues(torch.zeros(0, 3, dtype=torch.float64), prime=PRIMES[0]).shape == (0, 3)
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-1200, 1023),
+)
+def test_a_digit_and_its_rest_are_the_number(number, place):
+    rest = torch.tensor([number, -number, 0.0], dtype=torch.float64)
+    if abs(Fraction(number)) >= Fraction(2) ** (place + 53):
+        place = max(place, math.frexp(number)[1] - 53)
+    digit = take_digit(rest, place=place)
+    for sign, q, r in zip((1, -1, 0), digit.tolist(), rest.tolist(), strict=True):
+        assert q == int(q)
+        assert int(q) * Fraction(2) ** place + Fraction(r) == sign * Fraction(number)
+        assert abs(Fraction(r)) < Fraction(2) ** place
+        assert q * sign * number >= 0
+
+
+@given(
+    st.lists(st.integers(-(2**53) + 2**22 + 1, 2**53 - 2**22 - 1), min_size=1, max_size=20),
+    st.sampled_from(PRIMES),
+)
+def test_reduction_stays_in_its_class(numbers, prime):
+    found = reduce_(torch.tensor(numbers, dtype=torch.float64), prime=prime)
+    for before, after in zip(numbers, found.tolist(), strict=True):
+        assert (int(after) - before) % prime == 0
+        assert abs(after) <= prime / 2 + (0 if abs(before) < 2**42 else 4)
 
 
 def test_how_many_numbers_the_formats_have():

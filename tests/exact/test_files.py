@@ -18,10 +18,10 @@ from tiebreak.design.axes import MINIMAL, Forward, PoolJacobian, Selection, User
 from tiebreak.exact import files
 from tiebreak.exact.certificate import Certificate, Mode
 from tiebreak.exact.certify import certify_graph, cotangent_of
-from tiebreak.exact.fields import CertificateError
 from tiebreak.exact.files import FloatGap, Stored, pack, unpack
 from tiebreak.exact.graph import Parameter
 from tiebreak.exact.graph_text import OPERATIONS
+from tiebreak.exact.json_fields import CertificateError
 from tiebreak.exact.memory import images_that_fit, needed_bytes
 from tiebreak.exact.recheck import Standing, recheck
 from tiebreak.exact.record import record

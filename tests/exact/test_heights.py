@@ -21,10 +21,10 @@ from tiebreak.exact.graph import (
 )
 from tiebreak.exact.heights import heights
 from tiebreak.exact.oracle import difference, evaluate
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 from tiebreak.numerics.geometry import PoolGeometry
 
-MINIMAL, NATIVE = Rule(Fraction(1)), Rule(Fraction(0))
+MINIMAL, NATIVE = TieRule(Fraction(1)), TieRule(Fraction(0))
 
 
 def holds(graph, cotangent, *, rule=MINIMAL):
@@ -45,7 +45,7 @@ def _bits(numbers):
 
 
 @pytest.mark.parametrize(
-    "rule", [MINIMAL, Rule(Fraction(10)), Rule(Fraction(-1)), Rule(Fraction(1, 3))], ids=str
+    "rule", [MINIMAL, TieRule(Fraction(10)), TieRule(Fraction(-1)), TieRule(Fraction(1, 3))], ids=str
 )
 def test_random_networks(rule):
     for seed in range(50):

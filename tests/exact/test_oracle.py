@@ -28,44 +28,44 @@ from tiebreak.exact.graph import (
 )
 from tiebreak.exact.oracle import derivative, difference, evaluate, tied
 from tiebreak.exact.record import record
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 from tiebreak.numerics.geometry import PoolGeometry
 from tiebreak.numerics.pooling import MaxPool2d as OurPool
 
 F = Fraction
-NATIVE = Rule(F(0))
+NATIVE = TieRule(F(0))
 
 # What the tied entries of a window get, in their order: one row for one, two, three and four of them.
 SHARES = {
     NATIVE: ([1], [1, 0], [1, 0, 0], [1, 0, 0, 0]),
-    Rule(F(1)): ([1], [F(1, 2)] * 2, [F(1, 3)] * 3, [F(1, 4)] * 4),
-    Rule(F(1, 2)): (
+    TieRule(F(1)): ([1], [F(1, 2)] * 2, [F(1, 3)] * 3, [F(1, 4)] * 4),
+    TieRule(F(1, 2)): (
         [1],
         [F(3, 4), F(1, 4)],
         [F(2, 3), F(1, 6), F(1, 6)],
         [F(5, 8), F(1, 8), F(1, 8), F(1, 8)],
     ),
-    Rule(F(-1)): (
+    TieRule(F(-1)): (
         [1],
         [F(3, 2), F(-1, 2)],
         [F(5, 3), F(-1, 3), F(-1, 3)],
         [F(7, 4), F(-1, 4), F(-1, 4), F(-1, 4)],
     ),
-    Rule(F(2)): ([1], [0, 1], [F(-1, 3), F(2, 3), F(2, 3)], [F(-1, 2), F(1, 2), F(1, 2), F(1, 2)]),
-    Rule(F(10)): (
+    TieRule(F(2)): ([1], [0, 1], [F(-1, 3), F(2, 3), F(2, 3)], [F(-1, 2), F(1, 2), F(1, 2), F(1, 2)]),
+    TieRule(F(10)): (
         [1],
         [-4, 5],
         [F(-17, 3), F(10, 3), F(10, 3)],
         [F(-13, 2), F(5, 2), F(5, 2), F(5, 2)],
     ),
-    Rule(F(1, 3)): (
+    TieRule(F(1, 3)): (
         [1],
         [F(5, 6), F(1, 6)],
         [F(7, 9), F(1, 9), F(1, 9)],
         [F(3, 4), F(1, 12), F(1, 12), F(1, 12)],
     ),
-    Rule(F(0), Selection.LAST): ([1], [0, 1], [0, 0, 1], [0, 0, 0, 1]),
-    Rule(F(0), Selection.ALL_ONES): ([1], [1, 1], [1, 1, 1], [1, 1, 1, 1]),
+    TieRule(F(0), Selection.LAST): ([1], [0, 1], [0, 0, 1], [0, 0, 0, 1]),
+    TieRule(F(0), Selection.ALL_ONES): ([1], [1, 1], [1, 1, 1], [1, 1, 1, 1]),
 }
 PATTERNS = [
     [entry for entry in range(4) if pattern >> entry & 1]  # each non-empty set of entries
@@ -102,7 +102,7 @@ def test_all_tie_patterns(rule, level):
 
 def test_the_difference_of_two_rules():
     graph = window_graph([1.0, 0.0, 1.0, 1.0])
-    found = difference(graph, torch.ones(1, 1).double(), Rule(F(1, 2)), NATIVE)
+    found = difference(graph, torch.ones(1, 1).double(), TieRule(F(1, 2)), NATIVE)
     assert found == {"weight": [F(2, 3) - 1, 0, F(1, 6), F(1, 6)]}
 
 
@@ -242,7 +242,7 @@ def test_other_rules_are_bit_for_bit_those_of_our_pool_where_fp64_is_exact(jacob
     for (channels, make), (kernel, stride) in product(MODELS.values(), (((1, 2), None), ((2, 1), 1))):
         module = make(lambda k=kernel, s=stride: OurPool(k, s, jacobian=jacobian))
         batch = on_grid(module, channels, seed=7)
-        compared += _same_as_pytorch(module, batch, Rule.of(jacobian))
+        compared += _same_as_pytorch(module, batch, TieRule.of(jacobian))
     assert compared > 200, "few ties: the rules were hardly compared"
 
 

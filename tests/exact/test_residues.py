@@ -11,17 +11,17 @@ from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.dyadic import residue_of
 from tiebreak.exact.evaluation import Evaluation
+from tiebreak.exact.fixed_point import FixedPoint
 from tiebreak.exact.oracle import derivative, evaluate
 from tiebreak.exact.primes import draw_primes
 from tiebreak.exact.residues import Adjoint, Residues
-from tiebreak.exact.rules import MOST_DIVISOR, Rule
-from tiebreak.exact.slices import FixedPoint
+from tiebreak.exact.rules import MOST_DIVISOR, TieRule
 
-NATIVE = Rule(Fraction(0))
+NATIVE = TieRule(Fraction(0))
 RULES = (
-    *(Rule(Fraction(beta)) for beta in ("1", "10", "-1", "1/3", "0.1")),
-    Rule(Fraction(0), Selection.LAST),
-    Rule(Fraction(0), Selection.ALL_ONES),
+    *(TieRule(Fraction(beta)) for beta in ("1", "10", "-1", "1/3", "0.1")),
+    TieRule(Fraction(0), Selection.LAST),
+    TieRule(Fraction(0), Selection.ALL_ONES),
 )
 PRIMES = draw_primes(3, seed=5)
 
@@ -128,4 +128,4 @@ def test_a_denominator_that_a_prime_might_divide_is_refused():
     with pytest.raises(Exception, match=f"{PRIMES[0]} times a power of two"):
         certify_graph(point.graph, point.cotangent, jacobians=[Fraction(1, PRIMES[0])], seed=5)
     for beta in (Fraction(1, MOST_DIVISOR - 1), Fraction(1, 2**1000), Fraction(0.1), Fraction("0.12345")):
-        assert Rule.of(beta).beta == beta
+        assert TieRule.of(beta).beta == beta

@@ -20,7 +20,7 @@ from tiebreak.exact.files import Stored, pack, sum_of, unpack
 from tiebreak.exact.graph import BatchNorm2d, Conv2d, Linear, MaxPool2d, ReLU, Reshape
 from tiebreak.exact.recheck import Finding, Standing, recheck
 from tiebreak.exact.record import record
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 from tiebreak.exact.separation import Draw, difference, interval, mean, sums, ties, times
 
 DIGITS = 50
@@ -181,10 +181,10 @@ def network(seed):
 
 
 RULES = (
-    Rule(Fraction(1)),
-    Rule(Fraction(-3, 2)),
-    Rule.of(PoolJacobian(selection="last")),
-    Rule.of(PoolJacobian(selection="all_ones")),
+    TieRule(Fraction(1)),
+    TieRule(Fraction(-3, 2)),
+    TieRule.of(PoolJacobian(selection="last")),
+    TieRule.of(PoolJacobian(selection="all_ones")),
 )
 NAMES = (MINIMAL, Fraction(-3, 2), PoolJacobian(selection="last"), PoolJacobian(selection="all_ones"))
 
@@ -205,7 +205,7 @@ def test_every_entry_of_d_lies_in_its_ball_and_what_is_claimed_is_so():
             found = enclosed(graph, cotangent, seed)
             certificate = certify_graph(graph, cotangent, jacobians=NAMES, seed=seed)
             places = [(name, index) for name, shape in graph.parameters.items() for index in places_of(shape)]
-            native = derivative(graph, cotangent, Rule(Fraction(0)), places)
+            native = derivative(graph, cotangent, TieRule(Fraction(0)), places)
             for rule, verdict in zip(RULES, certificate.verdicts, strict=True):
                 other = derivative(graph, cotangent, rule, places)
                 true = {at: other[at] - native[at] for at in places}
@@ -261,7 +261,7 @@ def test_a_rational_tie_of_equal_patches_has_no_interval_without_0():
     graph, output = record(net, images)
     cotangent = cotangent_of(nn.functional.cross_entropy, output, torch.tensor([0, 1]))
     found = enclosed(graph, cotangent, 1)
-    balls = difference(graph, cotangent, found, Rule(Fraction(1)))
+    balls = difference(graph, cotangent, found, TieRule(Fraction(1)))
     assert all(
         low <= 0 <= high
         for ball in balls.values()

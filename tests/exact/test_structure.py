@@ -17,14 +17,15 @@ from tiebreak.exact import oracle
 from tiebreak.exact.bounds import Ball
 from tiebreak.exact.certificate import Mode
 from tiebreak.exact.certify import certify_graph, cotangent_of
+from tiebreak.exact.classes import Classes, hash_degree
 from tiebreak.exact.evaluation import Evaluation
 from tiebreak.exact.files import Stored, pack, sum_of, unpack
 from tiebreak.exact.graph import BatchNorm2d, NotCertifiableError, Parameter
 from tiebreak.exact.primes import draw_primes
 from tiebreak.exact.recheck import Finding, Standing, recheck
 from tiebreak.exact.record import record
-from tiebreak.exact.rules import Rule
-from tiebreak.exact.structure import Classes, _normalised, hash_degree, structure
+from tiebreak.exact.rules import TieRule
+from tiebreak.exact.structure import _normalised, structure
 from tiebreak.models import build
 
 
@@ -44,7 +45,7 @@ def test_where_structure_says_equal_the_derivatives_are():
         except NotCertifiableError:
             continue
         for beta in (Fraction(1), Fraction(-3, 2)):
-            d = oracle.difference(point.graph, point.cotangent, Rule(beta), Rule(Fraction(0)))
+            d = oracle.difference(point.graph, point.cotangent, TieRule(beta), TieRule(Fraction(0)))
             different = any(any(entries) for entries in d.values())
             differ += different
             if not found.open:

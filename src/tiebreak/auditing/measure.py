@@ -26,8 +26,8 @@ from tiebreak.design.axes import (
     UserError,
     member,
 )
+from tiebreak.exact.call_sites import CallSite
 from tiebreak.exact.certificate import Certificate, PoolTruth
-from tiebreak.exact.places import Place
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.gap import Gap, GapMeter, nan_first
 from tiebreak.numerics.precision import arithmetic
@@ -331,7 +331,7 @@ def _aligned(calls: Sequence[Call], truths: Sequence[PoolTruth]) -> list[PoolTru
     return found
 
 
-def _location(place: Place, *, call: int | None = None) -> Location:
+def _location(place: CallSite, *, call: int | None = None) -> Location:
     if place.file is None:
         return Location(module=place.module, call=call)
     parts = place.file.parts

@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from tiebreak.auditing.given import Batch, Loss, cross_entropy, first_line
 from tiebreak.design.axes import NATIVE, PoolJacobian, Precision, UserError
+from tiebreak.exact.call_sites import CallSite, CallSites
 from tiebreak.exact.certificate import Certificate, Mode
 from tiebreak.exact.certify import LOG2_ERROR, Progress, certify_graph, cotangent_of
 from tiebreak.exact.memory import NotEnoughMemoryError, images_that_fit
-from tiebreak.exact.places import Place, Places
 from tiebreak.exact.record import record
 from tiebreak.models import rewrite_pools
 from tiebreak.numerics.geometry import PoolGeometry
@@ -42,7 +42,7 @@ class Call:
         switch: the rule of this call alone.
     """
 
-    place: Place
+    place: CallSite
     geometry: PoolGeometry
     counts: TieCounts
     live: int
@@ -61,7 +61,7 @@ class Left:
     """
 
     name: str
-    place: Place
+    place: CallSite
     why: str
 
     OTHER: ClassVar[str] = "only 2-D max pools of real tensors that return no indices are switched"
@@ -164,7 +164,7 @@ class Subject:
             UserError: the network or the loss cannot take the batch.
         """
         calls: list[Call] = []
-        places = Places(self.network)
+        places = CallSites(self.network)
         remaining = _Remaining(places)
 
         def see(event: PoolEvent) -> None:
@@ -323,7 +323,7 @@ def _limited(progress: Progress, seconds: float) -> Progress:
 class _Remaining(TorchFunctionMode):
     """Notes the maxima over windows that are not our pools: their rule at ties cannot be switched."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: CallSites) -> None:
         super().__init__()
         self.places = places
         self.found: list[Left] = []

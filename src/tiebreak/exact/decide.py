@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tiebreak.exact.bounds import Balls, candidates, entries
 from tiebreak.exact.evaluation import Decision, Evaluation, Windows, patches, pixel_numbers
+from tiebreak.exact.fixed_point import FIRST_DIGITS, MOST_DIGITS, Fixed, FixedPoint
 from tiebreak.exact.graph import (
     Concat,
     Graph,
@@ -25,7 +26,6 @@ from tiebreak.exact.graph import (
     Reshape,
 )
 from tiebreak.exact.residues import Residues
-from tiebreak.exact.slices import FIRST_DIGITS, MOST_DIGITS, Fixed, FixedPoint
 
 
 class Walk:

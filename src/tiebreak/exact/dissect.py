@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tiebreak.exact.bounds import Balls
 from tiebreak.exact.certify import certify_graph
+from tiebreak.exact.classes import Classes, of_several_classes
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.evaluation import Evaluation, Windows
+from tiebreak.exact.fixed_point import FixedPoint
 from tiebreak.exact.graph import Affine, Conv2d, Graph, MaxPool2d, Node, NotCertifiableError, ReLU
 from tiebreak.exact.residues import Adjoint, Residues
-from tiebreak.exact.rules import Rule
-from tiebreak.exact.slices import FixedPoint
-from tiebreak.exact.structure import Classes, of_several_classes
+from tiebreak.exact.rules import TieRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def dissect(
     """
     verdict = certify_graph(graph, cotangent, jacobians=(beta,), seed=seed, keep_entries=True).verdicts[0]
     assert verdict.entries is not None
-    rounded = _difference(graph, cotangent, Rule(beta), primes)
+    rounded = _difference(graph, cotangent, TieRule(beta), primes)
     size = {name: value.where(verdict.entries[name], 0.0) for name, value in rounded.items()}
     tensor = max(size, key=lambda name: float(size[name].abs().max()))
     place = int(size[tensor].abs().argmax())
@@ -123,7 +123,7 @@ def _walk(graph: Graph, primes: Sequence[int]) -> Walk:
     return walk
 
 
-def _difference(graph: Graph, cotangent: Tensor, rule: Rule, primes: Sequence[int]) -> dict[str, Tensor]:
+def _difference(graph: Graph, cotangent: Tensor, rule: TieRule, primes: Sequence[int]) -> dict[str, Tensor]:
     """D in float64, on the certified branch."""
     decisions = _walk(graph, primes).decisions
     keep = frozenset(node.inputs[0] for node in graph.nodes[1:])

@@ -78,7 +78,7 @@ def reduce_(x: Tensor, *, prime: int) -> Tensor:
 
 
 def residues(x: Tensor, *, prime: int) -> Tensor:
-    """Each entry modulo an odd prime: its digits to the base 2**52 by Horner's rule, 2 inverted behind the point.
+    """Each entry modulo an odd prime: digits to the base 2**52 by Horner's rule, with an inverse of 2.
 
     Args:
         x: float64, finite.

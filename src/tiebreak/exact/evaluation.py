@@ -34,8 +34,11 @@ from tiebreak.exact.graph import (
 V = TypeVar("V")
 
 MOST_KEPT = 2**18
-"""Weights of which each kind of number keeps its own copy. More of them are encoded anew whenever they are used,
-which costs little beside the products and saves a copy of the network for every prime and digit."""
+"""Numbers in a tensor of the graph of which each kind of number keeps its own copy.
+
+A larger one is encoded anew whenever it is used, which costs little beside the products and saves a copy of
+the network for every prime and every digit.
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from tiebreak.design.axes import DesignError, PoolJacobian
 from tiebreak.exact.certificate import Certificate, Evidence, Label, Mode, PoolTruth, Separation, Verdict
-from tiebreak.exact.fields import CertificateError, Field
 from tiebreak.exact.graph import Graph
 from tiebreak.exact.graph_text import graph_tree, read_graph
+from tiebreak.exact.json_fields import CertificateError, Field
 from tiebreak.exact.rules import label_of
 
 KIND, FORMAT = "tiebreak certificate", 1

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from torch import Tensor
 
 from tiebreak.design.axes import DesignError
-from tiebreak.exact.fields import CertificateError, Field
 from tiebreak.exact.graph import Graph, Node, Operation, Parameter
+from tiebreak.exact.json_fields import CertificateError, Field
 from tiebreak.exact.shapes import check_shapes
 from tiebreak.numerics.geometry import PoolGeometry
 

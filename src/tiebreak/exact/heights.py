@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.design.axes import Selection
+from tiebreak.exact import primes as prime_numbers
+from tiebreak.exact.certificate import Mode
 from tiebreak.exact.dyadic import last_place, log2_largest
 from tiebreak.exact.graph import (
     Affine,
@@ -25,7 +27,7 @@ from tiebreak.exact.graph import (
     MaxPool2d,
     Node,
 )
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Heights:
     difference: float
 
 
-def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[Rule]) -> Heights:
+def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[TieRule]) -> Heights:
     """Bounds for every node and for the derivative.
 
     Args:
@@ -91,6 +93,28 @@ def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[Rule]) -> Height
     )
     worst = _derivative(graph, of(cotangent), values, factor)
     return Heights(equality, worst + 1 + 2 * divisors + ties)
+
+
+def num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> int:
+    """Primes that prove everything, or in random mode enough for D and to compare a quarter of all windows.
+
+    How many numbers have to be compared is not known before; the certificate adds up what was.
+    """
+    compared = [
+        (sizes.equality[node.inputs[0]], math.log2(math.prod(node.shape)) - 2)
+        for node in graph.nodes
+        if isinstance(node.operation, MaxPool2d)
+    ]
+    if mode is Mode.PROOF:
+        return prime_numbers.primes_for_proof(max([sizes.difference, *sizes.equality]))
+    number = 1
+    while True:
+        primes = (2**20,) * number
+        terms = [prime_numbers.log2_error(sizes.difference, primes=primes) + 1]
+        terms += [prime_numbers.log2_error(bits, primes=primes) + log2 for bits, log2 in compared]
+        if max(terms) + math.log2(len(terms)) <= log2_error:
+            return number
+        number += 1
 
 
 def _values(graph: Graph) -> list[Height]:
@@ -178,7 +202,7 @@ def _gain(node: Node, factor: float) -> Height:
             return Height(0.0, 0)
 
 
-def _at_ties(rules: Sequence[Rule]) -> tuple[int, float]:
+def _at_ties(rules: Sequence[TieRule]) -> tuple[int, float]:
     """Common denominator of all beta, and log2 of the largest share."""
     largest = Fraction(1)
     for rule in rules:

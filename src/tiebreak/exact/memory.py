@@ -13,11 +13,10 @@ from torch import Tensor
 
 from tiebreak.design.axes import PoolJacobian, UserError
 from tiebreak.exact.certificate import Mode
-from tiebreak.exact.certify import images_at_a_time, num_primes
+from tiebreak.exact.fixed_point import MOST_AT_ONCE
 from tiebreak.exact.graph import Affine, Conv2d, Graph, Linear, MaxPool2d, ReLU
-from tiebreak.exact.heights import heights
-from tiebreak.exact.rules import Rule
-from tiebreak.exact.slices import FIRST_DIGITS
+from tiebreak.exact.heights import heights, num_primes
+from tiebreak.exact.rules import TieRule
 
 _NUMBER = 8
 _GIB = 2.0**30
@@ -58,7 +57,7 @@ def images_that_fit(
     if graph.nonfinite is not None or not all(bool(tensor.isfinite().all()) for tensor in finite):
         return chunk or len(graph.batch)  # no verdict, and nothing is computed
     cotangent = cotangent.double()
-    rules = [Rule.of(jacobian) for jacobian in jacobians]
+    rules = [TieRule.of(jacobian) for jacobian in jacobians]
     number = num_primes(graph, heights(graph, cotangent, rules=rules), mode, log2_error)
     available = available_bytes(graph.batch.device) if available is None else available
     fixed, each = needed_bytes(graph, num_primes=number, num_rules=len(rules))
@@ -78,6 +77,18 @@ def images_that_fit(
     )
 
 
+def images_at_a_time(graph: Graph, num_primes: int) -> int:
+    """Images whose residues modulo all primes take about as much memory as a backward pass of the batch.
+
+    That holds every activation, and a gradient as large as the network.
+    """
+    number = len(graph.batch)
+    every = sum(math.prod(node.shape[1:]) for node in graph.nodes)
+    weights = sum(math.prod(shape) for shape in graph.parameters.values())
+    lanes = num_primes * sum(math.prod(graph.nodes[index].shape[1:]) for index in graph.multiplied)
+    return max(1, min(number, math.ceil((weights + number * every) / (every + lanes))))
+
+
 def needed_bytes(graph: Graph, *, num_primes: int, num_rules: int) -> tuple[float, float]:
     """About how much memory a certificate takes beside the graph: once, and for each image at a time.
 
@@ -89,10 +100,10 @@ def needed_bytes(graph: Graph, *, num_primes: int, num_rules: int) -> tuple[floa
     nodes = graph.nodes
     sizes = [math.prod(node.shape[1:]) for node in nodes]
     weights = [tensor.numel() for tensor in _weights(graph)] or [0]
-    # Residues of the weights and of D modulo every prime, digits of the weights in fixed point, their sizes;
-    # and what splitting the largest of them into digits takes for a moment.
-    copies = num_primes * (1 + num_rules) + FIRST_DIGITS + 5
-    fixed = _NUMBER * (sum(weights) * copies + max(weights) * 10)
+    # D modulo one prime, and in half the memory modulo every prime before it; of the largest weight what it
+    # takes to use it once: residues, sizes, digits and their sums.
+    copies = num_rules * (1 + num_primes / 2)
+    fixed = _NUMBER * (sum(weights) * copies + max(weights) * 3 + min(max(weights), MOST_AT_ONCE) * 12)
     kept = _NUMBER * num_primes * sum(sizes[index] for index in graph.multiplied)
     decided, columns = 0, 0
     for index, node in enumerate(nodes):

@@ -30,7 +30,7 @@ from tiebreak.exact.graph import (
     ReLU,
     Reshape,
 )
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 
 Place = tuple[int, ...]
 """Indices of one number of a tensor: (n, c, i, j), (n, k) and so on."""
@@ -89,7 +89,7 @@ def tied(graph: Graph, values: Sequence[Value]) -> dict[int, list[tuple[int, ...
 
 
 def derivative(
-    graph: Graph, values: Sequence[Value], cotangent: Tensor, rule: Rule
+    graph: Graph, values: Sequence[Value], cotangent: Tensor, rule: TieRule
 ) -> dict[str, list[Fraction]]:
     """sum of cotangent times d output / d parameter over the reals, by reverse mode under a rule at ties.
 
@@ -127,7 +127,7 @@ def derivative(
     return {name: list(value.values()) for name, value in of_weights.items()}
 
 
-def difference(graph: Graph, cotangent: Tensor, first: Rule, second: Rule) -> dict[str, list[Fraction]]:
+def difference(graph: Graph, cotangent: Tensor, first: TieRule, second: TieRule) -> dict[str, list[Fraction]]:
     """The derivative under the first rule less that under the second.
 
     Args:
@@ -182,7 +182,7 @@ def _value(graph: Graph, node: Node, inputs: list[Value]) -> Value:
 
 
 def _sent(
-    node: Node, inputs: list[Value], y: Value, g: Value, rule: Rule
+    node: Node, inputs: list[Value], y: Value, g: Value, rule: TieRule
 ) -> Iterator[tuple[int | str | None, Place, Fraction]]:
     """What the cotangent g of a node adds to those of its operands: (operand, place in it, amount).
 
@@ -292,7 +292,7 @@ def _pieces(node: Node, inputs: list[Value]) -> Iterator[tuple[Place, int, Place
         yield target, *origin[target]
 
 
-def _shares(rule: Rule, num_tied: int) -> list[Fraction]:
+def _shares(rule: TieRule, num_tied: int) -> list[Fraction]:
     first, middle, last = rule.shares(num_tied)
     return [first] if num_tied == 1 else [first, *[middle] * (num_tied - 2), last]
 

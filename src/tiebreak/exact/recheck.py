@@ -39,7 +39,7 @@ from tiebreak.exact.graph import (
 )
 from tiebreak.exact.memory import images_that_fit
 from tiebreak.exact.primes import draw_primes
-from tiebreak.exact.rules import Rule, label_of
+from tiebreak.exact.rules import TieRule, label_of
 from tiebreak.exact.separation import Draw, Ties, difference, interval, ties
 from tiebreak.numerics.selection import has_entry
 
@@ -211,7 +211,9 @@ def _separations(stored: Stored) -> Iterator[Finding]:
             yield Finding(path, Standing.OTHER, f"[{proof.low}, {proof.high}] is no interval without 0")
             continue
         found = found or ties(stored.graph, draw=draw, **asked)
-        entries = {} if found.open else difference(stored.graph, stored.cotangent, found, Rule.of(jacobian))
+        entries = (
+            {} if found.open else difference(stored.graph, stored.cotangent, found, TieRule.of(jacobian))
+        )
         if proof.tensor not in entries:
             yield Finding(path, Standing.OPEN, "the windows that it rests on are open on this machine")
             continue
@@ -300,10 +302,10 @@ def _by_oracle(stored: Stored) -> Certificate:
     """The answer in exact rationals; no primes, no bounds, no error."""
     graph = stored.graph
     values = oracle.evaluate(graph)
-    native = oracle.derivative(graph, values, stored.cotangent, Rule(Fraction(0)))
+    native = oracle.derivative(graph, values, stored.cotangent, TieRule(Fraction(0)))
     verdicts = []
     for jacobian in stored.jacobians:
-        other = oracle.derivative(graph, values, stored.cotangent, Rule.of(jacobian))
+        other = oracle.derivative(graph, values, stored.cotangent, TieRule.of(jacobian))
         counts = {
             name: sum(one != two for one, two in zip(entries, other[name], strict=True))
             for name, entries in native.items()

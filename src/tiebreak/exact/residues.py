@@ -29,7 +29,7 @@ from tiebreak.exact.graph import (
     ReLU,
     Reshape,
 )
-from tiebreak.exact.rules import Rule
+from tiebreak.exact.rules import TieRule
 
 
 class Residues(Numbers[Tensor]):
@@ -127,7 +127,7 @@ class Residues(Numbers[Tensor]):
             self._encoded[id(divisor)] = (divisor, table.to(divisor.device))
         return self._encoded[id(divisor)][1]
 
-    def shares(self, rule: Rule, *, most: int, difference: bool, device: torch.device) -> Tensor:
+    def shares(self, rule: TieRule, *, most: int, difference: bool, device: torch.device) -> Tensor:
         """Shares of the first, middle and last of n tied entries for n = 0, 1, ... `most`: (3, most + 1).
 
         Args:
@@ -136,7 +136,7 @@ class Residues(Numbers[Tensor]):
             difference: subtract those of PyTorch's rule, all to the first.
             device: of the result.
         """
-        native = Rule(rule.beta * 0)
+        native = TieRule(rule.beta * 0)
         rows = []
         for number in range(most + 1):
             shares = rule.shares(number) if number else (rule.beta * 0,) * 3
@@ -168,7 +168,7 @@ class Adjoint:
         *,
         values: dict[int, Tensor],
         decisions: dict[int, Decision],
-        rules: Sequence[Rule],
+        rules: Sequence[TieRule],
     ) -> None:
         self.numbers, self.graph, self.values, self.decisions = numbers, graph, values, decisions
         self.rules = tuple(rules)
@@ -289,7 +289,9 @@ class Adjoint:
         before = total.get(name)
         total[name] = part if before is None else self.numbers.reduce(before + part)
 
-    def _pool(self, index: int, node: Node, d: Tensor | None, a: Tensor | None, rule: Rule) -> Tensor | None:
+    def _pool(
+        self, index: int, node: Node, d: Tensor | None, a: Tensor | None, rule: TieRule
+    ) -> Tensor | None:
         """J d + (J - J_native) a."""
         parts = [self._scatter(index, node, d, rule) if d is not None else None]
         if a is not None:
@@ -301,7 +303,7 @@ class Adjoint:
         return result if bool(result.any()) else None
 
     def _scatter(
-        self, index: int, node: Node, adjoint: Tensor, rule: Rule | None, *, difference: bool = False
+        self, index: int, node: Node, adjoint: Tensor, rule: TieRule | None, *, difference: bool = False
     ) -> Tensor:
         """The transposed Jacobian of a pool; `rule` None is PyTorch's."""
         windows = self.decisions[index]

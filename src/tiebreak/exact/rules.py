@@ -14,7 +14,7 @@ MOST_DIVISOR = 2**20
 
 
 @dataclass(frozen=True)
-class Rule:
+class TieRule:
     """What each of the n tied entries of a window gets of the gradient that comes in.
 
     `beta`: each gets beta / n and the first 1 - beta on top. `last`: the last gets all. `all_ones`: each
@@ -29,7 +29,7 @@ class Rule:
     selection: Selection = Selection.BETA
 
     @classmethod
-    def of(cls, jacobian: PoolJacobian | Fraction) -> Rule:
+    def of(cls, jacobian: PoolJacobian | Fraction) -> TieRule:
         """The rule of a Jacobian, whose beta is the rational that the float is; or of any rational beta.
 
         Both forward arms have the same value and the same derivative over the reals.

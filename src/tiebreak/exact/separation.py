@@ -25,6 +25,7 @@ from tiebreak.exact import contraction
 from tiebreak.exact import primes as prime_numbers
 from tiebreak.exact.bounds import UNIT, Ball, Balls, candidates, entries
 from tiebreak.exact.certificate import Mode, Separation
+from tiebreak.exact.classes import Classes, log2_collision, num_hashes, of_several_classes
 from tiebreak.exact.evaluation import Decision, Evaluation, patches
 from tiebreak.exact.graph import (
     Add,
@@ -44,16 +45,8 @@ from tiebreak.exact.graph import (
 )
 from tiebreak.exact.heights import heights
 from tiebreak.exact.residues import Residues
-from tiebreak.exact.rules import Rule
-from tiebreak.exact.structure import (
-    Classes,
-    TrainingBalls,
-    log2_collision,
-    num_hashes,
-    of_several_classes,
-    standardised,
-    zeros_are_dead,
-)
+from tiebreak.exact.rules import TieRule
+from tiebreak.exact.structure import TrainingBalls, standardised, zeros_are_dead
 from tiebreak.numerics.geometry import PoolGeometry
 
 _TINY = 2.0**-1074
@@ -89,7 +82,7 @@ class Draw:
         )
         if not pairs:
             return cls(hashes, 0, hash_error, -math.inf)
-        sizes = heights(graph, cotangent, rules=[Rule(Fraction(0))]).equality
+        sizes = heights(graph, cotangent, rules=[TieRule(Fraction(0))]).equality
         bits = max(sizes[root] for root in roots.values() if root is not None)
         number = prime_numbers.primes_for_proof(bits)
         if mode is Mode.PROOF:
@@ -190,7 +183,7 @@ def rational_root(graph: Graph, source: int) -> int | None:
     return None
 
 
-def difference(graph: Graph, cotangent: Tensor, found: Ties, rule: Rule) -> dict[str, Ball]:
+def difference(graph: Graph, cotangent: Tensor, found: Ties, rule: TieRule) -> dict[str, Ball]:
     """A ball round every entry of D, by parameter; a parameter that cannot differ is missing.
 
     Args:
@@ -234,7 +227,7 @@ def separation(entries: dict[str, Ball]) -> Separation | None:
 class _Backward(Balls):
     """Reverse mode with balls: PyTorch's adjoint a, and the difference d that a rule makes to it."""
 
-    def __init__(self, graph: Graph, found: Ties, rule: Rule) -> None:
+    def __init__(self, graph: Graph, found: Ties, rule: TieRule) -> None:
         self.graph, self.found, self.rule = graph, found, rule
         self.total: dict[str, Ball] = {}
 
@@ -395,7 +388,7 @@ class _Backward(Balls):
     def _total(self, name: str, part: Ball) -> None:
         self.total[name] = self.add(self.total[name], part) if name in self.total else part
 
-    def _pool(self, index: int, g: Ball, rule: Rule, *, difference: bool) -> Ball:
+    def _pool(self, index: int, g: Ball, rule: TieRule, *, difference: bool) -> Ball:
         """The transposed Jacobian of a pool under a rule, or its difference to PyTorch's."""
         node, shared = self.graph.nodes[index], self.found.shared[index]
         number = shared.sum(0)
@@ -423,7 +416,7 @@ class _Backward(Balls):
         return Ball(value, radius)
 
 
-_NATIVE = Rule(Fraction(0))
+_NATIVE = TieRule(Fraction(0))
 
 
 def times(a: Ball, b: Ball) -> Ball:
@@ -460,7 +453,7 @@ def _branch(g: Ball, x: Ball) -> Ball:
     return Ball(value, torch.where(positive, g.radius, torch.where(negative, 0.0, wide)))
 
 
-def _shares(rule: Rule, *, most: int, difference: bool, like: Tensor) -> list[Ball]:
+def _shares(rule: TieRule, *, most: int, difference: bool, like: Tensor) -> list[Ball]:
     """Shares of the first, of each middle and of the last of n tied entries, for n = 0, 1, ... `most`."""
     rows: list[list[Fraction]] = []
     for number in range(most + 1):

@@ -10,8 +10,8 @@ from typing import Any
 
 from tiebreak.exact.certificate import Certificate, Mode, Verdict
 from tiebreak.exact.certify import Progress, certify_graph
-from tiebreak.exact.fields import CertificateError
 from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, renamed, unpack
+from tiebreak.exact.json_fields import CertificateError
 from tiebreak.exact.memory import images_that_fit
 from tiebreak.numerics.gap import Gap
 from tiebreak.protocols.points import Point

@@ -17,7 +17,7 @@ from torch.nn.modules import module as hooks
 
 
 @dataclass(frozen=True)
-class Place:
+class CallSite:
     """Where an operation is called from.
 
     Attributes:
@@ -35,7 +35,7 @@ class Place:
         return ", ".join(part for part in (self.module, line) if part) or "top level"
 
 
-class Places:
+class CallSites:
     """Follows the calls of a network's modules.
 
     Args:
@@ -65,15 +65,19 @@ class Places:
             before.remove()
             after.remove()
 
-    def here(self) -> Place:
+    def here(self) -> CallSite:
         """The module that runs now and the user's line inside the network's call, as far as there are any."""
         path = self._stack[-1] if self._stack else ""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _is_inside(frame.f_code.co_filename):
             if frame.f_code is _CALL and frame.f_locals.get("self") is self._model:
-                return Place(path)  # beyond it are the lines of whoever called the network
+                return CallSite(path)  # beyond it are the lines of whoever called the network
             frame = frame.f_back
-        return Place(path) if frame is None else Place(path, Path(frame.f_code.co_filename), frame.f_lineno)
+        return (
+            CallSite(path)
+            if frame is None
+            else CallSite(path, Path(frame.f_code.co_filename), frame.f_lineno)
+        )
 
 
 _CALL = nn.Module._call_impl.__code__

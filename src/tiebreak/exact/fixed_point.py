@@ -25,11 +25,13 @@ from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, Node
 
 BITS = 20
 FIRST_DIGITS, MOST_DIGITS = 4, 512
+MOST_AT_ONCE = 2**20
+"""Weights of a layer that are split into digits together."""
+
 Product = Callable[[Tensor, Tensor], Tensor]
 Split = Callable[[Tensor, Tensor], list[Tensor]]
 _RADIX = 2.0**BITS
 _MUCH = 2.0**1000
-_MOST_AT_ONCE = 2**20  # weights that are split into digits together
 _GROWTH = 1 + 2.0**-20
 """Covers every rounding of a bound: each is a sum of fewer than 2**30 positive float64 numbers."""
 
@@ -189,12 +191,12 @@ class FixedPoint(Numbers[Fixed]):
         if id(x) in self._encoded:
             yield self._encoded[id(x)][1:]
             return
-        top = _round_up(log2_largest(x))
-        rows = len(x) if whole else max(1, _MOST_AT_ONCE // x[0].numel())
+        top, kept = _round_up(log2_largest(x)), x.numel() <= MOST_KEPT
+        rows = len(x) if whole or kept else max(1, MOST_AT_ONCE // x[0].numel())
         for part in x.split(rows):
             fixed = self._encode(part, top=top, width=self.width + 1)
             size = scaled(part.abs(), -top).clamp_(min=2.0**-1000)
-            if x.numel() <= MOST_KEPT:
+            if kept:
                 self._encoded[id(x)] = (x, fixed, size)
             yield fixed, size
 
@@ -223,7 +225,9 @@ class FixedPoint(Numbers[Fixed]):
             error = product(x.error * _GROWTH, size)
             parts.append([torch.zeros_like(error) if digit is None else digit for digit in digits] + [error])
             top, has_rest = x.top + fixed.top, has_rest or bool(fixed.error.any())
-        *digits, error = parts[0] if len(parts) == 1 else [torch.cat(found, 1) for found in zip(*parts)]
+        *digits, error = (
+            parts[0] if len(parts) == 1 else [torch.cat(found, 1) for found in zip(*parts, strict=True)]
+        )
         # In units of the last place, 2**(top - 20 (depth + 1)): x's own error times |w|, the products that
         # were left out (each below 2**40 in a place of depth or later), and the rest of the weight.
         unit = _RADIX ** (depth + 1 - len(x.digits))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from tiebreak.design.axes import MINIMAL
-from tiebreak.exact.places import Place
+from tiebreak.exact.call_sites import CallSite
 from tiebreak.exact.record import record
 from tiebreak.models.rewrite import rewrite_pools
 
@@ -65,6 +65,6 @@ def test_a_library_beside_torch_is_not_torch(places_of):
 
 
 def test_a_place_as_words():
-    assert str(Place("")) == "top level"
-    assert str(Place("1.pool")) == "1.pool"
-    assert str(Place("1.pool", HERE, 7)) == "1.pool, test_places.py:7"
+    assert str(CallSite("")) == "top level"
+    assert str(CallSite("1.pool")) == "1.pool"
+    assert str(CallSite("1.pool", HERE, 7)) == "1.pool, test_call_sites.py:7"

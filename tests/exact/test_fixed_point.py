@@ -11,10 +11,11 @@ import whole_numbers as whole
 from networks import adaptive, moving
 from number_kinds import cancelling, far, huge, mixed, normal, short, tiny, wide
 
+from tiebreak.exact import fixed_point
 from tiebreak.exact.bounds import candidates
 from tiebreak.exact.evaluation import patches
+from tiebreak.exact.fixed_point import BITS, MOST_DIGITS, Fixed, FixedPoint
 from tiebreak.exact.graph import Affine, AveragePool2d, Conv2d, Linear, MaxPool2d, Node, Parameter
-from tiebreak.exact.slices import BITS, MOST_DIGITS, Fixed, FixedPoint
 from tiebreak.numerics.geometry import PoolGeometry
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 13, 40, 64, 130)
@@ -235,3 +236,30 @@ def test_a_bound_without_what_is_cut_off_is_caught():
     fixed = numbers.linear(numbers.batch(x), Linear(Parameter(weight, None), None))
     with pytest.raises(AssertionError):
         check(fixed, whole.linear(whole.exact(x), whole.exact(weight)))
+
+
+@pytest.mark.parametrize("kind", [normal, mixed, cancelling, tiny, huge, far])
+def test_a_layer_in_parts_is_the_whole_layer(kind, monkeypatch):
+    """Digits of a large weight are made some channels at a time; digits and bound are the same."""
+    draw = functools.partial(kind, torch.Generator().manual_seed(0))
+    batch, weight, matrix, bias = draw(2, 3, 4, 4), draw(5, 3, 2, 2), draw(7, 45), draw(5)
+    conv = Conv2d(Parameter(weight, "w"), Parameter(bias, "b"), *SQUARE, 1)
+    linear = Linear(Parameter(matrix, "m"), None)
+    for width in (1, 4, 7):
+
+        def layers(width=width):
+            numbers = FixedPoint(width)
+            first = numbers.conv(numbers.batch(batch), conv)
+            return first, numbers.linear(first.reshaped((2, 45)), linear)
+
+        whole_layers = layers()
+        with monkeypatch.context() as patched:
+            patched.setattr(fixed_point, "MOST_KEPT", 0)
+            patched.setattr(fixed_point, "MOST_AT_ONCE", 30)
+            parts = layers()
+        for one, other in zip(whole_layers, parts, strict=True):
+            assert one.top == other.top
+            assert torch.equal(one.digits, other.digits)
+            assert torch.allclose(one.error, other.error, rtol=2.0**-40, atol=0.0)
+        truth = whole.conv(whole.exact(batch), whole.exact(weight), conv, whole.exact(bias))
+        check(parts[0], truth)
