@@ -254,6 +254,40 @@ def test_equal_sums_of_different_patches_bifurcate_behind_batch_norm(mode):
     assert certificate.evidence.log2_error <= (-40 if mode == "random" else -math.inf)
 
 
+@pytest.mark.parametrize("mode", ["random", "proof"])
+def test_sums_that_are_only_nearly_equal_are_not_taken_for_tied(mode):
+    """They are one last place apart, which no interval behind batch norm tells from a tie; residues do."""
+    net, images = normed()
+    net[0].weight.data[..., 1] += 2.0**-52
+    certificate = certify(net, images, torch.tensor([0, 1]), mode=mode)
+    assert certificate.verdicts[0].different is None
+    assert "1 window at 3" in certificate.reason
+
+
+def test_balls_hold_the_derivatives_at_every_point_of_a_wider_one():
+    """One node at a time is known to 1e-6 only: D at numbers drawn from its ball lies in the balls of D."""
+    generator = torch.Generator().manual_seed(0)
+    compared = 0
+    for seed in range(24):
+        graph, cotangent = network(seed)
+        found = enclosed(graph, cotangent, seed)
+        if found.open:
+            continue
+        for at, ball in found.values.items():
+            step = (torch.rand(ball.value.shape, generator=generator) * 1.8 - 0.9) * 1e-6
+            outer, inner = (
+                difference(
+                    graph, cotangent, replace(found, values=found.values | {at: other}), RULES[seed % 4]
+                )
+                for other in (Ball(ball.value, ball.radius + 1e-6), Ball(ball.value + step, ball.radius))
+            )
+            for name, d in inner.items():
+                away = (d.value - outer[name].value).abs()
+                assert bool((away <= d.radius + outer[name].radius).all()), (seed, at, name)
+                compared += int((away > 1e-9).sum())
+    assert compared > 100  # the points were moved, and D with them
+
+
 def test_a_rational_tie_of_equal_patches_has_no_interval_without_0():
     """D = 0 is proved by structure; intervals could not."""
     net, images = normed()
