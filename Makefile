@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup study test test-gpu check format bench reference clean
+.PHONY: help setup study test test-slurm test-gpu check format bench reference clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,7 +24,10 @@ study: setup ## the small true study on real digits; ends in results/demo/report
 	$(BIN)/tiebreak study demo results=results/demo --workers $(WORKERS)
 
 test: setup ## every test that needs no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not gpu and not slurm"
+
+test-slurm: setup ## the tests on a real SLURM of one node; root, slurm-wlm and munge are needed
+	$(BIN)/python -m pytest -m slurm tests/cluster
 
 test-gpu: setup ## the tests that need a CUDA device, with that device
 	$(BIN)/python -m pytest -m gpu

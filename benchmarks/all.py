@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tiebreak.records.provenance import cpu_model
-from tiebreak.runner.local import worker_environment
+from tiebreak.runner.crew import worker_environment
 
 HERE = Path(__file__).parent
 NAMES = ("pool", "step", "zones", "data", "packing", "start", "certify")

@@ -13,7 +13,8 @@ import ratios
 from tiebreak.design.axes import PoolJacobian
 from tiebreak.design.cell import Cell, Data, Network, Optimizer, Train, Trial
 from tiebreak.records.store import RecordStore
-from tiebreak.runner.local import run_study, worker_environment
+from tiebreak.runner.crew import worker_environment
+from tiebreak.runner.local import run_study
 
 NUM_TRIALS = 64
 SETTINGS = ["data=mnist5k", "data.train_size=1024", "data.test_size=100", "protocol.num_epochs=1"]
@@ -34,6 +35,7 @@ def packed(folder: Path, *, workers: int) -> float:
     begin = time.perf_counter()
     summary = run_study(
         trials,
+        study="packed",
         store=RecordStore(folder / "packed"),
         workers=workers,
         command=[sys.executable, "-m", "tiebreak", "worker"],

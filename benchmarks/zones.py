@@ -29,7 +29,7 @@ from tiebreak.models import build
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.protocols.backprop import backprop, gradient
 from tiebreak.protocols.zones import draw_gaps
-from tiebreak.runner.local import worker_environment
+from tiebreak.runner.crew import worker_environment
 
 Batches = list[tuple[Tensor, Tensor]]
 

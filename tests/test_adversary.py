@@ -101,7 +101,7 @@ def test_a_mistake_is_a_sentence_and_leaves_no_record(override, expected, here, 
 
 def test_a_batch_of_one_image_is_refused_where_batch_norm_needs_two(here, capfd) -> None:
     assert main(["run", *SMALL, "data.batch_size=63", "batch_norm=true"]) == 2
-    assert "data.batch_size=63 makes one of a single image out of 64" in capfd.readouterr().err
+    assert "data.batch_size=63 makes a batch of 1 out of 64 images" in capfd.readouterr().err
     assert main([*NOISE, "data.train_size=33", "protocol.num_batches=1", "batch_norm=true"]) == 0
     assert main(["run", *SMALL, "data.batch_size=1", "data.train_size=2"]) == 0
 

@@ -20,7 +20,7 @@ from tiebreak.design.axes import Device
 from tiebreak.records.record import Record
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import RecordStore
-from tiebreak.runner.local import WorkersDied
+from tiebreak.runner.crew import WorkersDied
 
 SMALL = [
     "data=mnist5k",

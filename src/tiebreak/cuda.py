@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,17 @@ def best_device() -> Device:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return Device.CPU
     return Device.CUDA if count.value else Device.CPU
+
+
+def visible_devices() -> tuple[str, ...]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if best_device() is not Device.CUDA:
+        return ()
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    count = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
+    return tuple(str(number) for number in range(count.value))
 
 
 def torch_cuda() -> int | None:

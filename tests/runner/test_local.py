@@ -13,6 +13,7 @@ from tiebreak.records.record import row_to_json
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.runner.claim import Attempts, Ending
+from tiebreak.runner.crew import Refused, WorkersDied, worker_environment
 from tiebreak.runner.eta import Eta
 from tiebreak.runner.events import (
     Note,
@@ -24,7 +25,7 @@ from tiebreak.runner.events import (
     from_line,
     to_line,
 )
-from tiebreak.runner.local import Refused, Summary, WorkersDied, run_study, worker_environment
+from tiebreak.runner.local import Summary, run_study
 from tiebreak.runner.session import run_trial
 
 
@@ -55,6 +56,7 @@ def run(tmp_path, store, command, events, monkeypatch):
     def run(trials, *, workers=2, on_event=events.append, command=command):
         return run_study(
             trials,
+            study="toy",
             store=store,
             workers=workers,
             command=command,
@@ -149,7 +151,7 @@ from tiebreak.records.store import RecordStore
 def run():
     return run_study(
         read_manifest(Path({str(tmp_path / "manifest")!r})),
-        store=RecordStore(Path({str(tmp_path / "results")!r})),
+        study="toy", store=RecordStore(Path({str(tmp_path / "results")!r})),
         workers=1, command={command!r},
         checkpoint_every_seconds=1e9, checkpoints=Path({str(tmp_path / "c")!r}),
         data_root=Path("d"), on_event=lambda event: None)

@@ -7,7 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tiebreak.cli import auditing, certifying, machine, ranks, reading, running, tracking, watching
+from tiebreak.cli import (
+    auditing,
+    certifying,
+    machine,
+    ranks,
+    reading,
+    running,
+    studying,
+    tracking,
+    watching,
+)
 from tiebreak.cli.ending import FAULT, INTERRUPTED, MISTAKE, say, told
 
 __all__ = ["FAULT", "INTERRUPTED", "MISTAKE", "main"]
@@ -24,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tracking.mirror(words[1:])
     if words[:1] == ["rank"]:  # started by the rank 0 of a training
         return told(lambda: ranks.rank(words[1:]))
+    if words[:1] in (["crew"], ["gate"]):  # started by jobs of SLURM
+        return told(lambda: (studying.crew if words[0] == "crew" else studying.gate)(words[1:]))
     parsed = _parse(words)
     try:
         return told(lambda: parsed.verb(parsed))
@@ -64,14 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("overrides", nargs="*", help=_OVERRIDES)
 
     study = verb(
-        "study", running.study, "run every trial of a study that has no record, then write its report"
+        "study", studying.study, "run every trial of a study that has no record, then write its report"
     )
-    study.add_argument("name", nargs="?", help="a study; without a name the studies are listed")
-    study.add_argument("overrides", nargs="*", help=_OVERRIDES)
-    study.add_argument("--dry-run", action="store_true", help="print the cells and what is done; run nothing")
-    study.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
-    study.add_argument("--rerun", choices=["failed"], help="first set the records of failed trials aside")
-    study.add_argument("--no-report", action="store_true", help="run the trials only")
+    studying.add_arguments(study, overrides=_OVERRIDES)
 
     watching.add_arguments(
         verb("status", watching.status, "say how studies stand: done, running, left, failed, by axis"),

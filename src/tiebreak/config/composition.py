@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
 
 LAUNCH_GROUPS = ("launcher", "tracking")
 """The same for `configs/launch.yaml`: how a study is run and watched."""
+
+CONFIGS_VARIABLE = "TIEBREAK_CONFIGS"
+"""The environment variable that names another folder of configurations."""
 
 _PATHS = ("results", "data_root", "data.folder")
 
@@ -45,7 +49,10 @@ class ConfigError(DesignError):
 
 
 def config_folder() -> Path:
-    """The folder of the configurations: inside an installed wheel, or `configs/` of the checkout."""
+    """The folder of the configurations: what TIEBREAK_CONFIGS names, else inside an installed wheel, else
+    `configs/` of the checkout."""
+    if chosen := os.environ.get(CONFIGS_VARIABLE):
+        return Path(chosen).absolute()
     installed = Path(__file__).parents[1] / "_configs"
     return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "configs"
 

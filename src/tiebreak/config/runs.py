@@ -16,6 +16,7 @@ from yaml import YAMLError
 from tiebreak.config import composition
 from tiebreak.config.cells import PLACES, Content, cell_of, content_once, known_keys, place_of
 from tiebreak.config.composition import Composer, ConfigError, composed, hydra_open, one_line, plain, spelled
+from tiebreak.config.searched import BestLr, not_searched, with_searched_lr
 from tiebreak.design.axes import DesignError, Device
 from tiebreak.design.cell import Trial
 from tiebreak.design.study import Part, Study
@@ -32,11 +33,19 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRun:
-    """A study with the places it reads and writes."""
+    """A study with the places it reads and writes.
+
+    Args:
+        study: its parts, but for those in `waiting`.
+        results: where records go.
+        data_root: folder of the data sets.
+        waiting: names of the parts that are composed when the searches they wait for are recorded.
+    """
 
     study: Study
     results: Path
     data_root: Path
+    waiting: tuple[str, ...] = ()
 
 
 def compose_run(overrides: Sequence[str], *, device: Callable[[], Device]) -> Run:
@@ -76,11 +85,24 @@ def list_studies() -> tuple[str, ...]:
     )
 
 
-def compose_study(name: str, overrides: Sequence[str] = (), *, device: Callable[[], Device]) -> StudyRun:
+def compose_study(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    device: Callable[[], Device],
+    best_lr: BestLr = not_searched,
+) -> StudyRun:
     """A study from `configs/study/<name>.yaml`; `overrides` are applied to every cell of it.
 
     A part's `sweep` is a grid: the product of the values of its keys, each key one that `tiebreak run`
     takes. Composition through Hydra happens once for each choice of groups; plain values are set on a copy.
+    A part with `lr_from: NAME` takes its learning rates from what part NAME, of protocol lr_search, found.
+
+    Args:
+        name: of the study.
+        overrides: as on the command line.
+        device: called to resolve `device=auto`.
+        best_lr: called to resolve `lr_from`.
 
     Raises:
         ConfigError: no such study, or a key or value that cannot be, with the file and part it stands in.
@@ -95,16 +117,41 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, device: Callable[
     with hydra_open():
         base = plain(composed(places))
         composer, content = Composer(), content_once()
-        parts = tuple(
-            _part(part, f"{where}, part", overrides, composer, device, content) for part in tree["parts"]
-        )
+        parts: list[Part] = []
+        waiting: list[str] = []
+        for branch in tree["parts"]:
+            part = _part(branch, f"{where}, part", overrides, composer, device, content)
+            if "lr_from" in branch:
+                part = _searched(part, branch["lr_from"], f"{where}, part {part.name}", parts, best_lr)
+            if part is None:
+                waiting.append(branch["name"])
+            else:
+                parts.append(part)
     try:
         study = Study(
-            name=name, question=tree["question"], hypothesis=tree.get("hypothesis") or "", parts=parts
+            name=name, question=tree["question"], hypothesis=tree.get("hypothesis") or "", parts=tuple(parts)
         )
     except DesignError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return StudyRun(study=study, results=place_of(base, "results"), data_root=place_of(base, "data_root"))
+    return StudyRun(
+        study=study,
+        results=place_of(base, "results"),
+        data_root=place_of(base, "data_root"),
+        waiting=tuple(waiting),
+    )
+
+
+def _searched(part: Part, name: Any, here: str, parts: Sequence[Part], best_lr: BestLr) -> Part | None:
+    """The part with the learning rates that the part `name` found; None while it has not finished."""
+    search = next((other for other in parts if other.name == name), None)
+    if search is None:
+        known = ", ".join(other.name for other in parts) or "none"
+        raise ConfigError(f"{here}: lr_from must name a part above it, got {name!r}. There: {known}.")
+    try:
+        cells = with_searched_lr(part.cells, part=search, best_lr=best_lr)
+    except DesignError as error:
+        raise ConfigError(f"{here}: {error}") from None
+    return None if cells is None else Part(name=part.name, cells=cells, num_replicates=part.num_replicates)
 
 
 def _study_file(path: Path, where: str) -> dict[str, Any]:
@@ -135,7 +182,10 @@ def _part(
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping with name and replicates, got {tree!r}.")
     here = f"{where} {tree.get('name', '?')}"
-    known_keys(tree, {"name", "replicates", "overrides", "sweep"}, here, required={"name", "replicates"})
+    keys = {"name", "replicates", "lr_from", "overrides", "sweep"}
+    known_keys(tree, keys, here, required={"name", "replicates"})
+    if "lr_from" in tree and any(_key(point) == "optimizer.lr" for point in _settings(tree)):
+        raise ConfigError(f"{here}: optimizer.lr and lr_from are both set. Leave one out.")
     try:
         cells = (cell_of(plain(composer(point)), device, content) for point in _grid(tree, overrides))
         unique = {cell.id: cell for cell in cells}
@@ -163,6 +213,12 @@ def _grid(part: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[tuple[s
     for values in itertools.product(*sweep.values()):
         point = (f"{key}={spelled(value)}" for key, value in zip(sweep, values, strict=True))
         yield (*fixed, *point, *overrides)
+
+
+def _settings(part: Mapping[str, Any]) -> list[str]:
+    """What a part sets: its overrides and the keys of its grid."""
+    overrides, sweep = part.get("overrides") or [], part.get("sweep") or {}
+    return [*map(str, overrides), *map(str, sweep)]
 
 
 def _key(override: str) -> str:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from tiebreak.design.axes import DesignError
@@ -85,6 +87,50 @@ class Record:
         return f'{sealed},"sha256":"{digest}"}}\n'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What the closing line of a record says."""
+
+    outcome: Outcome
+    num_rows: int
+    elapsed_seconds: float
+
+
+def read_ending(path: Path) -> Ended:
+    """The closing line of a record, read from the end of its file; its sum is not checked.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptRecord: the file does not end in a closing line.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = 4096
+        while True:
+            file.seek(max(0, size - length))
+            tail = file.read()
+            line = tail.removesuffix(b"\n").rpartition(b"\n")[2]
+            if len(line) + 1 < len(tail) or length >= size:
+                break
+            length *= 8  # a reason of many words
+    try:
+        closing = json.loads(line) if tail.endswith(b"\n") else {}
+        if closing["kind"] != "end":
+            raise CorruptRecord("its last line is no closing line, so it was cut short")
+        return _ended(closing)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptRecord("it has no whole closing line, so it was cut short") from error
+
+
+def _ended(closing: Mapping[str, Any]) -> Ended:
+    return Ended(
+        outcome=Outcome(**{**closing["outcome"], "kind": OutcomeKind(closing["outcome"]["kind"])}),
+        num_rows=closing["num_rows"],
+        elapsed_seconds=closing["elapsed_seconds"],
+    )
+
+
 def parse(
     content: bytes,
     *,
@@ -114,18 +160,17 @@ def parse(
                 f"to {SCHEMA}. Update tiebreak to read it."
             )
         _check_identity(header, place=place)
-        if closing["num_rows"] != len(rows):
-            raise CorruptRecord(
-                f"the closing line counts {closing['num_rows']} rows, and there are {len(rows)}"
-            )
+        ended = _ended(closing)
+        if ended.num_rows != len(rows):
+            raise CorruptRecord(f"the closing line counts {ended.num_rows} rows, and there are {len(rows)}")
         if known is None or known.id != stored_id:
             known = _present_cell(header["cell"], schema, migrations)
         return Record(
             trial=Trial(cell=known, replicate=replicate),
             provenance=header["provenance"],
             rows=tuple(_row_from_tree(row) for row in rows),
-            outcome=Outcome(**{**closing["outcome"], "kind": OutcomeKind(closing["outcome"]["kind"])}),
-            elapsed_seconds=closing["elapsed_seconds"],
+            outcome=ended.outcome,
+            elapsed_seconds=ended.elapsed_seconds,
         )
     except RecordError:
         raise

@@ -23,12 +23,18 @@ from tiebreak.records.durable import (
     replace,
 )
 from tiebreak.records.migrate import MIGRATIONS, Migration, former_ids, migrated
-from tiebreak.records.record import CorruptRecord, NewerRecord, Record, check_seal, parse
+from tiebreak.records.record import (
+    CorruptRecord,
+    Ended,
+    NewerRecord,
+    Record,
+    check_seal,
+    parse,
+    read_ending,
+)
 from tiebreak.records.session import OutcomeKind
 
 ATTEMPTS_SUFFIX = ".attempts"
-FAILED_PREFIX = "failed-"
-"""A failed record that was set aside is `failed-<number of the last attempt before it>.jsonl`."""
 _log = logging.getLogger(__name__)
 
 
@@ -113,6 +119,19 @@ class RecordStore:
             return False
         return True
 
+    def ending(self, trial: Trial) -> Ended | None:
+        """How a trial ended, from the last line of its record alone; None if it has none or it is damaged.
+
+        Raises:
+            StoreError: the file is there and cannot be read.
+        """
+        path = self.path(trial)
+        with explained(path):
+            try:
+                return read_ending(path)
+            except (FileNotFoundError, CorruptRecord):
+                return None
+
     def write(self, record: Record) -> Path:
         """Keep a record, for good: it is never replaced.
 
@@ -149,22 +168,23 @@ class RecordStore:
             if record is not None and self.path(record.trial) == path:  # else a later copy stands for it
                 yield record
 
-    def reopen(self, trial: Trial) -> bool:
-        """Set a *failed* trial's record aside, into its attempts, so that it is run again.
+    def reopen(self, trial: Trial, *, outcome: OutcomeKind = OutcomeKind.FAILED) -> bool:
+        """Set the record of a trial that ended so aside, so that it is run again.
 
-        The attempts made so far no longer count towards the bound on failures.
+        It is kept among the attempts as `<outcome>-<number of the last attempt before it>.jsonl`; those
+        attempts no longer count towards the bound on failures.
 
         Returns:
-            Whether there was a failed record. A measured record is never touched.
+            Whether there was such a record. One with another outcome is never touched.
         """
         record = self.read(trial)
-        if record is None or record.outcome.kind is not OutcomeKind.FAILED:
+        if record is None or record.outcome.kind is not outcome:
             return False
         folder = self.attempts_folder(trial)
         with explained(folder):
             make_folder(folder)
             last = max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=0)
-            os.replace(self.path(trial), folder / f"{FAILED_PREFIX}{last}.jsonl")
+            os.replace(self.path(trial), folder / f"{outcome}-{last}.jsonl")
         return True
 
     def migrate(self) -> int:

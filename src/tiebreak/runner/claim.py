@@ -25,7 +25,6 @@ from typing import Any
 
 from tiebreak.records.durable import RecordError, explained, make_folder
 from tiebreak.records.provenance import utc_now
-from tiebreak.records.store import FAILED_PREFIX
 
 LEASE_SECONDS = 120.0
 """A heartbeat older than this is that of a dead process; it is touched eight times a lease."""
@@ -200,6 +199,18 @@ class Attempts:
         """Number of the last attempt; 0 if there was none."""
         return max(self._numbers(), default=0)
 
+    def last_ending(self) -> Ending | None:
+        """How the last attempt ended, also where nobody has written it down yet; None if none has ended."""
+        latest = self.latest()
+        if not latest:
+            return None
+        attempt = self._attempt(latest)
+        if attempt.ending is not None:
+            return attempt.ending
+        with suppress(Claimed, FileNotFoundError):
+            self._settle(attempt)
+        return self._attempt(latest).ending
+
     def heartbeat(self) -> tuple[int, int]:
         """Number of the last attempt and when it last gave a sign of life: does it give another?"""
         latest = self.latest()
@@ -271,9 +282,7 @@ class Attempts:
         return []
 
     def _reopened_after(self) -> int:
-        marks = [
-            path.stem.removeprefix(FAILED_PREFIX) for path in self.folder.glob(f"{FAILED_PREFIX}*.jsonl")
-        ]
+        marks = [path.stem.rpartition("-")[2] for path in self.folder.glob("*-*.jsonl")]
         return max((int(mark) for mark in marks if mark.isdigit()), default=0)
 
 

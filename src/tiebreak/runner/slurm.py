@@ -1,0 +1,316 @@
+"""A launch as jobs of SLURM: one array of crews a stage, a gate before each later stage, a report at the end.
+
+SLURM starts and restarts processes; which trial is whose is settled by claims, and what is done by records.
+So the array has as many jobs as wanted and not one a trial, exit codes say nothing about trials, and
+submitting again goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tiebreak.records.durable import RecordError
+from tiebreak.runner.claim import Ending, slurm_job
+from tiebreak.runner.launch import Launch
+
+AUTO = "auto"
+_ANSWER_SECONDS = 60.0
+
+
+class SlurmError(RecordError):
+    """SLURM is not there or refuses; the message has its words and says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of `configs/launcher/slurm.yaml`, which says what each is about."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int | str
+    cpus: int
+    memory: str | None
+    time: str
+    jobs: int
+    slots: int
+    throttle: int | None
+    signal_seconds: int
+    requeues: int
+    modules: tuple[str, ...]
+    setup: tuple[str, ...]
+    container: str | None
+    python: str
+    options: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], *, num_trials: int, num_threads: int, on_gpu: bool) -> Settings:
+        """The settings of a launch, every `auto` resolved.
+
+        Args:
+            tree: the keys and values, as they were composed.
+            num_trials: trials of the largest stage: there are no more workers than that.
+            num_threads: of a worker.
+            on_gpu: whether the trials want a CUDA device.
+
+        Raises:
+            SlurmError: a value that cannot be.
+        """
+        values = {item.name: tree[item.name] for item in fields(cls)}
+        for key in ("jobs", "slots", "signal_seconds"):
+            _whole(values, key, least=1)
+        _whole(values, "requeues", least=0)
+        if values["throttle"] is not None:
+            _whole(values, "throttle", least=1)
+        values["slots"] = min(values["slots"], num_trials)
+        values["jobs"] = min(values["jobs"], math.ceil(num_trials / values["slots"]))
+        if values["cpus"] == AUTO:
+            values["cpus"] = values["slots"] * num_threads
+        _whole(values, "cpus", least=1)
+        if values["gpus"] == AUTO:
+            values["gpus"] = 1 if on_gpu else 0
+        for key in ("modules", "setup", "options"):
+            if not isinstance(values[key], list | tuple) or not all(
+                isinstance(item, str) for item in values[key]
+            ):
+                raise SlurmError(f"{key} must be a list of texts, got {values[key]!r}.")
+            values[key] = tuple(values[key])
+        values["time"] = _time(values["time"])
+        for key, value in values.items():
+            if any(
+                "\n" in item
+                for item in (value if isinstance(value, tuple) else [value])
+                if isinstance(item, str)
+            ):
+                raise SlurmError(f"{key} must be of one line each, got {value!r}.")
+        values["python"] = values["python"] or sys.executable
+        for key in ("partition", "account", "qos", "constraint", "memory", "container"):
+            values[key] = None if values[key] is None else str(values[key])
+        return cls(**values)
+
+    def directives(self) -> list[str]:
+        """Options of sbatch for a job that measures."""
+        gpus = [f"--gres=gpu:{self.gpus}"] if self.gpus else []
+        return [
+            *self.place(),
+            *gpus,
+            f"--cpus-per-task={self.cpus}",
+            *([f"--mem={self.memory}"] if self.memory else []),
+            f"--time={self.time}",
+            f"--signal=B:USR1@{self.signal_seconds}",
+            "--requeue",
+            *self.options,
+        ]
+
+    def place(self) -> list[str]:
+        """Options of sbatch that say where and on whose account."""
+        named = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+        }
+        return [f"--{key}={value}" for key, value in named.items() if value is not None]
+
+
+def _whole(values: dict[str, Any], key: str, *, least: int) -> None:
+    value = values[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SlurmError(f"{key} must be a whole number of {least} or more, got {value!r}.")
+
+
+def _time(value: Any) -> str:
+    """A limit of time as SLURM writes it; a number could be minutes (SLURM's) or seconds (YAML's 4:00:00)."""
+    if isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){1,2}|\d+-\d+", value):
+        return value
+    raise SlurmError(
+        f"time must be hours:minutes:seconds such as 4:00:00, in quotes in a file, got {value!r}."
+    )
+
+
+def submit(
+    launch: Launch,
+    settings: Settings,
+    *,
+    templates: Path,
+    stages: int,
+    environment: Mapping[str, str],
+    report: Sequence[str],
+) -> Launch:
+    """Hand a launch to SLURM.
+
+    Each stage is an array; before a later one a gate composes it, and lets it begin only if every trial of
+    the stage before is recorded. The report is made when the last array has ended. What was submitted is
+    taken back if a later submission is refused.
+
+    Args:
+        launch: as it was made.
+        settings: see `Settings.of`.
+        templates: the folder of `job.sbatch`.
+        stages: how many there are.
+        environment: variables to set in every job.
+        report: the words of `tiebreak` that make tables, figures and page.
+
+    Returns:
+        The launch with the numbers of its jobs.
+
+    Raises:
+        SlurmError: there is no SLURM here, or it refuses.
+    """
+    room = _max_array_size()
+    jobs = min(settings.jobs, room) if room else settings.jobs
+    array = f"--array=0-{jobs - 1}" + (f"%{settings.throttle}" if settings.throttle else "")
+    light = [*settings.place(), "--cpus-per-task=1", "--time=30", *settings.options]
+    reader = Environment(
+        loader=FileSystemLoader(templates), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = reader.get_template("job.sbatch")
+    submitted: list[str] = []
+
+    def hand_in(name: str, words: Sequence[str], options: Sequence[str], after: str) -> str:
+        text = script.render(
+            name=f"tiebreak-{launch.study}-{name}",
+            output=_escaped(launch.logs) + ("/%A_%a.out" if "crew" in words else "/%j.out"),
+            directives=[*options, *([f"--dependency={after}", "--kill-on-invalid-dep=yes"] if after else [])],
+            modules=settings.modules,
+            setup=settings.setup,
+            environment={key: shlex.quote(value) for key, value in environment.items()},
+            folder=shlex.quote(os.getcwd()),
+            command=" ".join(
+                filter(None, [settings.container, shlex.join([settings.python, "-m", "tiebreak", *words])])
+            ),
+        )
+        path = launch.folder / f"{name}.sbatch"
+        path.write_text(text, encoding="utf-8")
+        answer = _ask("sbatch", "--parsable", str(path))
+        submitted.append(answer.partition(";")[0])
+        return submitted[-1]
+
+    try:
+        after = ""
+        for stage in range(1, stages + 1):
+            if stage > 1:
+                gate = hand_in(f"gate-{stage}", ["gate", str(launch.folder), str(stage)], light, after)
+                after = f"afterok:{gate}"
+            words = ["crew", str(launch.folder), str(stage), str(jobs)]
+            crews = hand_in(f"stage-{stage}", words, [array, *settings.directives()], after)
+            after = f"afterany:{crews}"
+        hand_in("report", report, light, after)
+    except SlurmError:
+        if submitted:
+            with suppress(SlurmError):
+                _ask("scancel", *submitted)
+        raise
+    return launch.changed(jobs=tuple(submitted))
+
+
+def states(jobs: Sequence[str]) -> dict[str, int] | None:
+    """How many of these jobs, and of the tasks of arrays, are in each state; those that have ended are not.
+
+    Returns:
+        Counts by state, such as `{"PENDING": 3, "RUNNING": 2}`; None where SLURM cannot be asked.
+    """
+    if not jobs:
+        return {}
+    try:
+        # A job that SLURM has forgotten makes squeue complain, and the others are listed all the same.
+        answer = _ask("squeue", "-h", "-r", "-o", "%i %T", "--me")
+    except SlurmError:
+        return None
+    found: dict[str, int] = {}
+    for line in answer.splitlines():
+        job, _, state = line.strip().partition(" ")
+        if job.partition("_")[0] in jobs:
+            found[state] = found.get(state, 0) + 1
+    return found
+
+
+def how_asked(ending: Ending, *, signal_seconds: int) -> Ending:
+    """What a signal of the scheduler's means: near the end of the job's time a timeout, else pre-emption."""
+    if ending is not Ending.TIMEOUT:
+        return ending
+    with suppress(SlurmError, ValueError):
+        left = _seconds(_ask("squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%L"))
+        return Ending.TIMEOUT if left <= signal_seconds + 60 else Ending.PREEMPTED
+    return Ending.TIMEOUT
+
+
+def requeue(*, most: int) -> str:
+    """Put the job of this process back into the queue, unless it was cancelled or came back too often.
+
+    Args:
+        most: how often a job may come back.
+
+    Returns:
+        A sentence that says what became of it.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if restarts >= most:
+        return f"The job has come back {restarts} times (requeues={most}). Submit the study again to go on."
+    try:
+        state = _ask("squeue", "-h", "-j", job, "-o", "%T")
+        if state != "RUNNING":
+            return f"The job is {state.lower() or 'gone'}: it stays so. Submit the study again to go on."
+        _ask("scontrol", "requeue", job)
+    except SlurmError as error:
+        return f"The job could not be requeued: {error}"
+    return f"Job {slurm_job()} goes back into the queue and continues from the checkpoints."
+
+
+def _max_array_size() -> int | None:
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+    return int(match[1]) if match else None
+
+
+def _seconds(text: str) -> int:
+    """`1-02:03:04`, `03:04` as seconds.
+
+    Example:
+        >>> _seconds("1-00:00:01"), _seconds("2:30")
+        (86401, 150)
+    """
+    days, _, rest = text.rpartition("-")
+    total = 0
+    for part in rest.split(":"):
+        total = 60 * total + int(part)
+    return 86400 * int(days or 0) + total
+
+
+def _escaped(path: Path) -> str:
+    """A path in which SLURM does not take `%` for one of its patterns."""
+    return str(path).replace("%", "%%")
+
+
+def _ask(*words: str) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+    except FileNotFoundError:
+        raise SlurmError(
+            f"there is no {words[0]} on this machine, and launcher=slurm needs it. Give the command on a "
+            "login node of the cluster, or leave launcher=slurm out to run here."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"{words[0]} did not answer within {_ANSWER_SECONDS:g} s. Try again when SLURM is well."
+        ) from None
+    if done.returncode:
+        said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
+        raise SlurmError(
+            f"{words[0]} refused: {said or f'exit code {done.returncode}'}. Change partition, account, time "
+            "or another key of the launcher (launcher=slurm partition=NAME ...; slurm/README.md lists them)."
+        )
+    return done.stdout.strip()
