@@ -129,7 +129,7 @@ def _device_of(launch: dict[str, Any]):
     """What `device=auto` becomes; jobs of SLURM run elsewhere, so there it is what they ask for."""
     if launch["launcher"] != "slurm":
         return auto_device()
-    chosen = Device.CUDA if isinstance(launch["gpus"], int) and launch["gpus"] > 0 else Device.CPU
+    chosen = Device.CPU if launch["gpus"] in (0, "auto") else Device.CUDA
     told: list[Device] = []
 
     def resolve() -> Device:

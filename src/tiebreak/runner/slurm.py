@@ -82,6 +82,8 @@ class Settings:
         _whole(values, "cpus", least=1)
         if values["gpus"] == AUTO:
             values["gpus"] = 1 if on_gpu else 0
+        if not (isinstance(values["gpus"], str) and re.fullmatch(r"[\w.-]+:[1-9]\d*", values["gpus"])):
+            _whole(values, "gpus", least=0, also=", or a kind and a number such as a100:2")
         for key in ("modules", "setup", "options"):
             if not isinstance(values[key], list | tuple) or not all(
                 isinstance(item, str) for item in values[key]
@@ -90,11 +92,8 @@ class Settings:
             values[key] = tuple(values[key])
         values["time"] = _time(values["time"])
         for key, value in values.items():
-            if any(
-                "\n" in item
-                for item in (value if isinstance(value, tuple) else [value])
-                if isinstance(item, str)
-            ):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(text, str) and "\n" in text for text in texts):
                 raise SlurmError(f"{key} must be of one line each, got {value!r}.")
         values["python"] = values["python"] or sys.executable
         for key in ("partition", "account", "qos", "constraint", "memory", "container"):
@@ -126,10 +125,10 @@ class Settings:
         return [f"--{key}={value}" for key, value in named.items() if value is not None]
 
 
-def _whole(values: dict[str, Any], key: str, *, least: int) -> None:
+def _whole(values: dict[str, Any], key: str, *, least: int, also: str = "") -> None:
     value = values[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SlurmError(f"{key} must be a whole number of {least} or more, got {value!r}.")
+        raise SlurmError(f"{key} must be a whole number of {least} or more{also}, got {value!r}.")
 
 
 def _time(value: Any) -> str:

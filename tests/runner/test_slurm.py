@@ -1,0 +1,211 @@
+"""What is said to SLURM: its commands are stand-ins on the PATH. tests/cluster has the real one."""
+
+import json
+import os
+import shlex
+import subprocess
+
+import pytest
+
+from tiebreak.cli.studying import slurm_folder
+from tiebreak.config import compose_launch
+from tiebreak.runner import slurm
+from tiebreak.runner.claim import Ending
+from tiebreak.runner.launch import new_launch, read_launch
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Sets what the stand-in of a command does, as shell, and gives the words it was called with."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    class Commands:
+        def set(self, name, script):
+            path = folder / name
+            path.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(folder))}/{name}.calls\n{script}\n')
+            path.chmod(0o755)
+
+        def calls(self, name):
+            path = folder / f"{name}.calls"
+            return path.read_text().splitlines() if path.exists() else []
+
+    commands = Commands()
+    commands.set("scontrol", "echo 'MaxArraySize = 6'")
+    commands.set("sbatch", f"n=$(wc -l < {shlex.quote(str(folder))}/sbatch.calls); echo $((100 + n))")
+    commands.set("squeue", "")
+    commands.set("scancel", "")
+    return commands
+
+
+def settings(*overrides, num_trials=200, num_threads=1, on_gpu=False):
+    tree = compose_launch(["launcher=slurm", *overrides])
+    return slurm.Settings.of(tree, num_trials=num_trials, num_threads=num_threads, on_gpu=on_gpu)
+
+
+def directives(script):
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+@pytest.fixture
+def submit(tmp_path, trials):
+    def submit(chosen, *, stages=1, environment=(), folder=tmp_path / "a b'c"):
+        launch = new_launch(folder, study="paper/depth", trials=trials, launcher="slurm")
+        return slurm.submit(
+            launch,
+            chosen,
+            templates=slurm_folder(),
+            stages=stages,
+            environment=dict(environment),
+            report=["report", "paper/depth", "results=r"],
+        )
+
+    return submit
+
+
+def test_an_array_and_a_report(submit, commands):
+    launch = submit(
+        settings("partition=gpu", "gpus=2", "slots=3", "memory=8G", "throttle=2", "time=1-00:00:00")
+    )
+    assert launch.jobs == ("101", "102")
+    assert read_launch(launch.folder) == launch
+    script = (launch.folder / "stage-1.sbatch").read_text()
+    said = directives(script)
+    assert "--array=0-5%2" in said  # eight were asked for, and MaxArraySize is 6
+    for option in (
+        "--partition=gpu",
+        "--gres=gpu:2",
+        "--cpus-per-task=3",
+        "--mem=8G",
+        "--time=1-00:00:00",
+        "--signal=B:USR1@120",
+        "--requeue",
+        "--open-mode=append",
+        f'--output="{launch.logs}/%A_%a.out"',
+    ):
+        assert option in said, said
+    *_, last = script.strip().splitlines()
+    assert shlex.split(last)[0] == "exec"
+    assert shlex.split(last)[-5:] == ["tiebreak", "crew", str(launch.folder), "1", "6"]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
+    report = directives((launch.folder / "report.sbatch").read_text())
+    assert "--dependency=afterany:101" in report
+    assert not any(option.startswith(("--gres", "--array", "--mem")) for option in report)
+
+
+def test_a_gate_stands_before_the_second_stage(submit, commands, tmp_path):
+    launch = submit(settings("jobs=2"), stages=2, environment={"TIEBREAK_CONFIGS": "/a b/c"})
+    assert launch.jobs == ("101", "102", "103", "104")
+    gate = (launch.folder / "gate-2.sbatch").read_text()
+    assert "--dependency=afterany:101" in directives(gate)
+    assert "export TIEBREAK_CONFIGS='/a b/c'" in gate
+    assert "--dependency=afterok:102" in directives((launch.folder / "stage-2.sbatch").read_text())
+    assert "--dependency=afterany:103" in directives((launch.folder / "report.sbatch").read_text())
+
+
+def test_modules_setup_container_and_python(submit, commands):
+    chosen = settings(
+        "modules=[cuda/12.4,gcc]",
+        "setup=['source ~/env.sh']",
+        "container='apptainer exec x.sif'",
+        "python=python3",
+    )
+    script = (submit(chosen).folder / "stage-1.sbatch").read_text()
+    assert "module load cuda/12.4\nmodule load gcc\nsource ~/env.sh\n" in script
+    assert "exec apptainer exec x.sif python3 -m tiebreak crew" in script
+
+
+def test_a_refused_submission_takes_back_what_was_accepted(submit, commands, tmp_path):
+    commands.set(
+        "sbatch",
+        'case "$2" in *report*) echo "error: Job violates accounting policy" >&2; exit 1;; esac; echo 7',
+    )
+    with pytest.raises(slurm.SlurmError, match="Job violates accounting policy.*Change partition"):
+        submit(settings())
+    assert commands.calls("scancel") == ["7"]
+
+
+def test_no_slurm_on_this_machine(submit, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(slurm.SlurmError, match="no scontrol on this machine.*leave launcher=slurm out"):
+        submit(settings())
+    assert slurm.states(["1"]) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    {
+        "jobs=0": "jobs must be a whole number of 1 or more, got 0",
+        "jobs=many": "got 'many'",
+        "slots=true": "slots must be a whole number",
+        "time=90": "time must be hours:minutes:seconds",
+        "time='4h'": "time must be hours:minutes:seconds",
+        "modules=cuda": "modules must be a list of texts, got 'cuda'",
+        "options=[1]": "options must be a list of texts",
+        "throttle=0": "throttle must be a whole number of 1 or more",
+        "gpus=two": "gpus must be a whole number",
+    }.items(),
+)
+def test_a_setting_that_cannot_be_is_a_sentence(override, words):
+    with pytest.raises(slurm.SlurmError, match=words):
+        settings(override)
+
+
+def test_a_setting_cannot_bring_a_line_of_its_own_into_the_script():
+    tree = {**compose_launch(["launcher=slurm"]), "partition": "a\nrm -rf"}
+    with pytest.raises(slurm.SlurmError, match="partition must be of one line"):
+        slurm.Settings.of(tree, num_trials=1, num_threads=1, on_gpu=False)
+
+
+def test_no_more_workers_than_trials_and_as_many_cpus_as_they_need():
+    chosen = settings("jobs=8", "slots=4", num_trials=10, num_threads=2, on_gpu=True)
+    assert (chosen.jobs, chosen.slots, chosen.cpus, chosen.gpus) == (3, 4, 8, 1)
+    assert settings(num_trials=3).jobs == 3
+
+
+def test_states_counts_the_tasks_of_its_own_jobs(commands):
+    commands.set(
+        "squeue", "printf '17_0 RUNNING\\n17_1 PENDING\\n17_2 PENDING\\n18 RUNNING\\n170 RUNNING\\n'"
+    )
+    assert slurm.states(["17"]) == {"RUNNING": 1, "PENDING": 2}
+    assert slurm.states([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("left", "ending"),
+    [
+        ("0:45", Ending.TIMEOUT),
+        ("2:30", Ending.TIMEOUT),
+        ("1-02:00:00", Ending.PREEMPTED),
+        ("", Ending.TIMEOUT),
+    ],
+)
+def test_a_signal_long_before_the_end_is_a_pre_emption(commands, monkeypatch, left, ending):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    commands.set("squeue", f"echo {left}")
+    assert slurm.how_asked(Ending.TIMEOUT, signal_seconds=120) is ending
+    assert slurm.how_asked(Ending.STOPPED, signal_seconds=120) is Ending.STOPPED
+
+
+def test_a_job_comes_back_unless_it_was_cancelled_or_came_too_often(commands, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    commands.set("squeue", "echo RUNNING")
+    assert "goes back" in slurm.requeue(most=2)
+    assert commands.calls("scontrol") == ["requeue 5"]
+    commands.set("squeue", "echo CANCELLED")
+    assert "The job is cancelled" in slurm.requeue(most=2)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert "come back 2 times" in slurm.requeue(most=2)
+    assert len(commands.calls("scontrol")) == 1
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    commands.set("squeue", "echo RUNNING")
+    commands.set("scontrol", "echo no >&2; exit 1")
+    assert "could not be requeued" in slurm.requeue(most=2)
+
+
+def test_the_launch_keeps_its_settings_as_json(submit, commands):
+    launch = submit(settings())
+    tree = json.loads((launch.folder / "launch.json").read_text())
+    assert tree["jobs"] == ["101", "102"]
+    assert os.path.isabs(launch.folder)
