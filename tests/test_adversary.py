@@ -164,14 +164,14 @@ def test_a_dry_run_leaves_a_damaged_record_alone(here, capfd, caplog) -> None:
 
 def test_a_multirun_answers_with_the_worst_of_its_points(here, monkeypatch) -> None:
     codes = iter([0, 1, 0])
-    monkeypatch.setattr("tiebreak.cli.running._run_one", lambda run: next(codes))
+    monkeypatch.setattr("tiebreak.cli.running._run_one", lambda run, tracking: next(codes))
     assert main(["run", "-m", *SMALL, "pool.beta=0,1,2"]) == 1
     assert next(codes, None) is None, "a failed point must not end the sweep"
 
 
 def test_ctrl_c_ends_a_multirun_not_only_its_present_point(here, monkeypatch, capfd) -> None:
     codes = iter([0, 130, 0])
-    monkeypatch.setattr("tiebreak.cli.running._run_one", lambda run: next(codes))
+    monkeypatch.setattr("tiebreak.cli.running._run_one", lambda run, tracking: next(codes))
     assert main(["run", "-m", *SMALL, "pool.beta=0,1,2"]) == 130
     assert next(codes) == 0, "the third point was begun"
 
@@ -200,7 +200,7 @@ def test_a_long_measurement_stops_soon_after_ctrl_c(words, here) -> None:
 
 def test_the_page_is_the_one_of_the_study_asked_for(here) -> None:
     """One results folder holds several studies and one page; a page of another study is not this one's."""
-    from tiebreak.cli.running import _is_current
+    from tiebreak.cli.studying import _is_current
     from tiebreak.config import compose_study
     from tiebreak.design.axes import Device
     from tiebreak.records.store import RecordStore

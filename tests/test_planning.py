@@ -184,7 +184,12 @@ parts:
   - name: train
     replicates: 2
     lr_from: search
-    overrides: [data=mnist5k, data.batch_size=32, data.train_size=64, data.test_size=50, protocol.num_epochs=1]
+    overrides:
+      - data=mnist5k
+      - data.batch_size=32
+      - data.train_size=64
+      - data.test_size=50
+      - protocol.num_epochs=1
 """
 
 

@@ -1,5 +1,6 @@
 """Studies on a real SLURM."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ parts:
       - data.train_size=256
       - data.test_size=100
       - data.batch_size=16
-      - protocol.num_epochs=4
+      - protocol.num_epochs=12
     sweep:
       pool.beta: [0, 1]
       precision: [fp32, bf16]
@@ -126,11 +127,12 @@ def test_two_hundred_trials_through_every_fault(make_site, cluster, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", site.results], check=True)
     try:
         launch_with_faults(site, cluster)
+        assert len(site.records()) < 200
         for _ in range(5):
+            submit(site)
+            wait_until(gone(cluster, site.launch("tiny")["jobs"]), 400, f"the jobs\n{site.logs('tiny')}")
             if len(site.records()) == 200:
                 break
-            submit(site, time="0:10:00")
-            wait_until(gone(cluster, site.launch("tiny")["jobs"]), 300, "the jobs")
         serial.tiebreak("study", "tiny", "--workers", "1", "--no-report")
         assert sorted(site.records()) == sorted(serial.records())
         assert len(site.records()) == 200
@@ -144,69 +146,45 @@ def test_two_hundred_trials_through_every_fault(make_site, cluster, tmp_path):
         subprocess.run(["umount", "--lazy", site.results], check=True)
 
 
-def submit(site, *, time):
-    site.tiebreak(
-        "study",
-        "tiny",
-        "launcher=slurm",
-        "jobs=8",
-        f"time={time}",
-        "signal_seconds=30",
-        "requeues=5",
-        "--detach",
-    )
+def submit(site):
+    words = ["launcher=slurm", "jobs=8", "time=0:20:00", "signal_seconds=50", "requeues=20", "--detach"]
+    site.tiebreak("study", "tiny", *words)
 
 
 def launch_with_faults(site, cluster):
-    """Submit, and while it runs: kill -9, a lost node, a full disk, pre-emption, a time limit, scancel."""
-    submit(site, time="0:20:00")
+    """Submit, and while it runs: kill -9, a lost node, pre-emption, a time limit, scancel, a full disk."""
+    submit(site)
     array = site.launch("tiny")["jobs"][0]
 
-    def recorded(count):
-        wait_until(lambda: len(site.records()) >= count, 120, f"{count} records\n{site.logs('tiny')}")
+    def logs():
+        return site.logs("tiny")
 
-    recorded(4)
+    def met(ending):
+        wait_until(lambda: ending in str(site.endings()), 60, f"an attempt that ended so: {ending}\n{logs()}")
+
+    wait_until(lambda: len(site.records()) >= 2, 120, f"the first records\n{logs()}")
     os.kill(wait_until(site.running, 60, "a running trial")[0]["pid"], signal.SIGKILL)
-
-    recorded(8)
+    met("killed")
     cluster.kill_node("n2")
+
+    whole_node = ["-p", "urgent", "-w", "n3", "--exclusive", "-o", "/dev/null"]
+    urgent = cluster.ask("sbatch", "--parsable", *whole_node, "--wrap", "sleep 2")
+    met("preempted")
+
+    there = [line.split() for line in cluster.ask("squeue", "-h", "-r", "-o", "%i %N %M").splitlines()]
+    task, _, run_for = next(job for job in there if job[1:2] == ["n4"])
+    minutes = int(run_for.split(":")[-2])
+    cluster.ask("scontrol", "update", f"JobId={task}", f"TimeLimit={minutes + 1}")
+    met("timeout")
+
     wait_until(lambda: cluster.node_state("n2").startswith("down"), 60, "n2 to be missed")
     cluster.start_node("n2")
-
-    recorded(16)
-    urgent = cluster.ask(
-        "sbatch",
-        "--parsable",
-        "-p",
-        "urgent",
-        "-w",
-        "n3",
-        "--exclusive",
-        "-o",
-        "/dev/null",
-        "--wrap",
-        "sleep 2",
-    )
     wait_until(gone(cluster, {urgent}), 90, "the urgent job")
-    wait_until(lambda: "preempted" in str(site.endings()), 30, f"a pre-empted attempt\n{site.logs('tiny')}")
-
-    tasks = [
-        task for task, state in cluster.queue().items() if state == "RUNNING" and task.startswith(f"{array}_")
-    ]
-    minutes = int(cluster.ask("squeue", "-h", "-j", tasks[0], "-o", "%M").split(":")[-2])
-    cluster.ask("scontrol", "update", f"JobId={tasks[0]}", f"TimeLimit={minutes + 1}")
-    wait_until(lambda: "timeout" in str(site.endings()), 120, f"a time limit\n{site.logs('tiny')}")
-
-    ballast = site.results / "ballast"
-    with ballast.open("wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 65536)
-                file.flush()
-        except OSError:
-            pass
-    wait_until(lambda: "There is no space left" in site.logs("tiny"), 60, "a worker to notice")
-    ballast.unlink()
-
     cluster.ask("scancel", *(f"{array}_{task}" for task in range(4)))
-    wait_until(gone(cluster, site.launch("tiny")["jobs"]), 300, f"the jobs\n{site.logs('tiny')}")
+    with (site.results / "ballast").open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 65536)
+            file.flush()
+    wait_until(lambda: "There is no space left" in logs(), 60, f"a worker to notice\n{logs()}")
+    (site.results / "ballast").unlink()
+    wait_until(gone(cluster, site.launch("tiny")["jobs"]), 300, f"the jobs\n{logs()}")

@@ -121,14 +121,14 @@ def test_a_refused_submission_takes_back_what_was_accepted(submit, commands, tmp
         "sbatch",
         'case "$2" in *report*) echo "error: Job violates accounting policy" >&2; exit 1;; esac; echo 7',
     )
-    with pytest.raises(slurm.SlurmError, match="Job violates accounting policy.*Change partition"):
+    with pytest.raises(slurm.SlurmError, match=r"Job violates accounting policy.*Change partition"):
         submit(settings())
     assert commands.calls("scancel") == ["7"]
 
 
 def test_no_slurm_on_this_machine(submit, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(slurm.SlurmError, match="no scontrol on this machine.*leave launcher=slurm out"):
+    with pytest.raises(slurm.SlurmError, match=r"no scontrol on this machine.*leave launcher=slurm out"):
         submit(settings())
     assert slurm.states(["1"]) is None
 
