@@ -1,8 +1,10 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
+from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
 from tiebreak.runner.launch import launches, new_launch, read_launch
 
@@ -47,3 +49,29 @@ def test_later_stages_have_manifests_of_their_own(tmp_path, trials):
     for stage in range(2, 12):
         write_manifest(made.manifest(stage), trials[stage % 6 : stage % 6 + 1])
     assert made.trials() == [*trials[:2], *(trials[stage % 6] for stage in range(2, 12))]
+
+
+def test_gpus_are_shared_out_as_many_to_a_worker_as_its_trials_have_ranks(tmp_path, trials, make_job):
+    from tiebreak.runner.crew import plan_workers
+
+    def visible(trials, gpus, workers):
+        made = launch(tmp_path, trials)
+        jobs = [make_job(trials, index=index, of=workers) for index in range(workers)]
+        plans = plan_workers(made, jobs, name="w", trials=trials, gpus=gpus)
+        assert len({plan.log for plan in plans}) == workers
+        return [plan.environment.get("CUDA_VISIBLE_DEVICES") for plan in plans]
+
+    assert visible(trials, ("0", "2"), 3) == ["0", "2", "0"]
+    cell = replace(trials[0].cell, execution=replace(trials[0].cell.execution, num_ranks=2))
+    wide = [Trial(cell=cell, replicate=0)]
+    assert visible(wide, ("0", "1", "2", "3", "4"), 3) == ["0,1", "2,3", "0,1"]
+    assert visible(wide, ("7",), 1) == ["7"]
+
+
+def test_a_machine_without_gpus_leaves_the_variable_alone(tmp_path, trials, make_job, monkeypatch):
+    from tiebreak.runner.crew import plan_workers
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    (plan,) = plan_workers(launch(tmp_path, trials), [make_job(trials)], name="w", trials=trials)
+    assert plan.environment["CUDA_VISIBLE_DEVICES"] == "5"
+    assert plan.environment["TIEBREAK_LOG"] == "launches/paper/depth/0001/logs/w-0.log"

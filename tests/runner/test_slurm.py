@@ -39,9 +39,9 @@ def commands(tmp_path, monkeypatch):
     return commands
 
 
-def settings(*overrides, num_trials=200, num_threads=1, on_gpu=False):
+def settings(*overrides, num_trials=200, cores=1, gpus=0):
     tree = compose_launch(["launcher=slurm", *overrides])
-    return slurm.Settings.of(tree, num_trials=num_trials, num_threads=num_threads, on_gpu=on_gpu)
+    return slurm.Settings.of(tree, num_trials=num_trials, cores_a_worker=cores, gpus_a_worker=gpus)
 
 
 def directives(script):
@@ -155,11 +155,11 @@ def test_a_setting_that_cannot_be_is_a_sentence(override, words):
 def test_a_setting_cannot_bring_a_line_of_its_own_into_the_script():
     tree = {**compose_launch(["launcher=slurm"]), "partition": "a\nrm -rf"}
     with pytest.raises(slurm.SlurmError, match="partition must be of one line"):
-        slurm.Settings.of(tree, num_trials=1, num_threads=1, on_gpu=False)
+        slurm.Settings.of(tree, num_trials=1, cores_a_worker=1, gpus_a_worker=0)
 
 
 def test_no_more_workers_than_trials_and_as_many_cpus_as_they_need():
-    chosen = settings("jobs=8", "slots=4", num_trials=10, num_threads=2, on_gpu=True)
+    chosen = settings("jobs=8", "slots=4", num_trials=10, cores=2, gpus=1)
     assert (chosen.jobs, chosen.slots, chosen.cpus, chosen.gpus) == (3, 4, 8, 1)
     assert settings(num_trials=3).jobs == 3
 

@@ -25,7 +25,7 @@ from tiebreak.tracking.settings import Tracking
 
 if TYPE_CHECKING:
     from tiebreak.config import StudyRun
-    from tiebreak.design.cell import Trial
+    from tiebreak.design.cell import Execution, Trial
     from tiebreak.design.study import Study
     from tiebreak.records.store import RecordStore
     from tiebreak.runner.events import Event
@@ -212,16 +212,28 @@ def _num_workers(parsed: argparse.Namespace, plan: StudyRun, launch: dict[str, A
         each = launch["workers_per_gpu"]
         if isinstance(each, bool) or not isinstance(each, int) or each < 1:
             raise UserError(f"workers_per_gpu must be a whole number of 1 or more, got {each!r}.")
-        return each * len(gpus)
-    return max(1, _num_cores() // max(trial.cell.execution.num_threads for trial in plan.study.trials))
+        return each * max(1, len(gpus) // max(execution.num_ranks for execution in _executions(plan)))
+    return max(1, _num_cores() // _cores_a_worker(plan))
+
+
+def _cores_a_worker(plan: StudyRun) -> int:
+    """Cores that a worker takes: the threads of each rank of a trial."""
+    return max(execution.num_threads * execution.num_ranks for execution in _executions(plan))
+
+
+def _executions(plan: StudyRun) -> list[Execution]:
+    return [cell.execution for part in plan.study.parts for cell in part.cells]
 
 
 def _gpus(plan: StudyRun) -> tuple[str, ...]:
     """The GPUs to share out, where the study has trials for them."""
     from tiebreak.cuda import visible_devices
 
-    wants = any(cell.execution.device is Device.CUDA for part in plan.study.parts for cell in part.cells)
-    return visible_devices() if wants else ()
+    return visible_devices() if _on_gpu(plan) else ()
+
+
+def _on_gpu(plan: StudyRun) -> bool:
+    return any(execution.device is Device.CUDA for execution in _executions(plan))
 
 
 def _num_cores() -> int:
@@ -261,12 +273,11 @@ def _submit(
     if not left and not plan.waiting:
         print(f"{study.name}: {len(trials)} trials, all done; nothing was submitted")
         return 0
-    executions = [cell.execution for part in study.parts for cell in part.cells]
     settings = slurm.Settings.of(
         tree,
         num_trials=10**6 if plan.waiting else len(left),  # how many a later stage has is not known yet
-        num_threads=max(execution.num_threads for execution in executions),
-        on_gpu=any(execution.device is Device.CUDA for execution in executions),
+        cores_a_worker=_cores_a_worker(plan),
+        gpus_a_worker=max(execution.num_ranks for execution in _executions(plan)) if _on_gpu(plan) else 0,
     )
     earlier = [launch for launch in launches(plan.results) if launch.study == study.name]
     store.write_study(study)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tiebreak.records.store import RecordStore
 from tiebreak.runner import slurm
 from tiebreak.runner.claim import slurm_job
-from tiebreak.runner.crew import Crew, Refused, WorkersDied, seats
+from tiebreak.runner.crew import Crew, Refused, WorkersDied, plan_workers
 from tiebreak.runner.events import Listener
 from tiebreak.runner.launch import Launch
 from tiebreak.runner.worker import DONE, REFUSED, STOPPED, Job
@@ -59,8 +59,7 @@ def work_off(
     ]
 
     store = RecordStore(launch.results)
-    threads = max((trial.cell.execution.num_threads for trial in trials), default=1)
-    taken = seats(launch, jobs, name=slurm_job() or "job", num_threads=threads, gpus=gpus)
+    taken = plan_workers(launch, jobs, name=slurm_job() or "job", trials=trials, gpus=gpus)
     crew = Crew(
         taken,
         command=command,

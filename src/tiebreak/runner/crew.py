@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
 from tiebreak.runner.claim import LOG_VARIABLE, Ending
 from tiebreak.runner.events import Event, Note, Refusal, TrialStarted, from_line
@@ -56,10 +57,10 @@ def worker_environment(num_threads: int) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seat:
+class WorkerPlan:
     """What one worker is started with: its job, its environment and its log.
 
-    A worker that dies is replaced by one in the same seat.
+    A worker that dies is replaced by one with the same plan.
     """
 
     job: Job
@@ -67,31 +68,36 @@ class Seat:
     log: Path
 
 
-def seats(
-    launch: Launch, jobs: Sequence[Job], *, name: str, num_threads: int, gpus: Sequence[str] = ()
-) -> list[Seat]:
-    """A seat for each job, the GPUs shared out in turn.
+def plan_workers(
+    launch: Launch, jobs: Sequence[Job], *, name: str, trials: Sequence[Trial], gpus: Sequence[str] = ()
+) -> list[WorkerPlan]:
+    """A plan for each job, the GPUs shared out in turn: as many to each as its trials have ranks.
 
     Args:
         launch: where logs go.
         jobs: of the workers.
         name: how the logs are called: `<name>-<number>.log`.
-        num_threads: of a worker.
+        trials: what they may be given to run.
         gpus: those of this machine that may be used, as CUDA_VISIBLE_DEVICES names them.
     """
+    executions = [trial.cell.execution for trial in trials]
+    num_threads = max((execution.num_threads for execution in executions), default=1)
+    num_ranks = max((execution.num_ranks for execution in executions), default=1)
+    whole = len(gpus) // num_ranks * num_ranks
+    shares = [gpus[first : first + num_ranks] for first in range(0, whole, num_ranks)] or [gpus]
     found = []
     for number, job in enumerate(jobs):
         log = launch.log(f"{name}-{number}")
         environment = {**worker_environment(num_threads), LOG_VARIABLE: log}
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        found.append(Seat(job=job, environment=environment, log=launch.results / log))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(shares[number % len(shares)])
+        found.append(WorkerPlan(job=job, environment=environment, log=launch.results / log))
     return found
 
 
 @dataclass(kw_only=True)
 class _Worker:
-    seat: Seat
+    plan: WorkerPlan
     process: subprocess.Popen[str]
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=30))
     has_begun: bool = False
@@ -105,7 +111,7 @@ class Crew:
     replaced, and its trial goes on from its checkpoint, within the bounds on failures.
 
     Args:
-        seats: one for each worker.
+        plans: one for each worker.
         command: how to start a worker; the options of its `Job` are appended.
         listen: is told what happens, in the thread that calls `work`.
         meaning: what a request to stop means to the attempts, where a scheduler knows more than its signal.
@@ -113,14 +119,14 @@ class Crew:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        plans: Sequence[WorkerPlan],
         *,
         command: Sequence[str],
         listen: Callable[[Event], None],
         meaning: Callable[[Ending], Ending] = lambda ending: ending,
     ) -> None:
         self.asked: Ending | None = None
-        self._seats = seats
+        self._plans = plans
         self._command = list(command)
         self._meaning = meaning
         self._listen = listen
@@ -141,8 +147,8 @@ class Crew:
         """
         with _signals_as_interrupt():
             try:
-                for seat in self._seats:
-                    self._start(seat)
+                for plan in self._plans:
+                    self._start(plan)
                 self._listen_to_all(is_left)
             except KeyboardInterrupt as interrupt:
                 ending = interrupt.ending if isinstance(interrupt, _Asked) else Ending.STOPPED
@@ -164,18 +170,18 @@ class Crew:
                 Note(text="Ended at once. What is recorded is kept, the rest goes on from checkpoints.")
             )
 
-    def _start(self, seat: Seat) -> None:
+    def _start(self, plan: WorkerPlan) -> None:
         process = subprocess.Popen(
-            [*self._command, *seat.job.to_arguments()],
+            [*self._command, *plan.job.to_arguments()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=dict(seat.environment),
+            env=dict(plan.environment),
             start_new_session=True,  # a Ctrl-C is ours to pass on, once
         )
-        worker = _Worker(seat=seat, process=process)
+        worker = _Worker(plan=plan, process=process)
         self._working.append(worker)
         threading.Thread(target=self._read, args=(worker,), daemon=True).start()
 
@@ -218,7 +224,7 @@ class Crew:
             return
         words = "".join(worker.last_words).strip()
         last_line = words.rpartition("\n")[2]
-        self._listen(Note(text=f"Worker {worker.seat.job.index} died ({_cause(code)}). {last_line}".strip()))
+        self._listen(Note(text=f"Worker {worker.plan.job.index} died ({_cause(code)}). {last_line}".strip()))
         if self.asked or not is_left():
             return
         if not worker.has_begun:
@@ -230,7 +236,7 @@ class Crew:
                 died.add_note(f"Its last words:\n{words}")  # in a traceback, not in the message
                 raise died
             return
-        self._start(worker.seat)
+        self._start(worker.plan)
 
     def _stop(self, ending: Ending) -> None:
         self.asked = ending
@@ -248,7 +254,7 @@ def _keep(lines: Iterable[str], worker: _Worker) -> None:
     """
     for line in lines:
         worker.last_words.append(line)
-        with suppress(OSError), worker.seat.log.open("a", encoding="utf-8", errors="replace") as log:
+        with suppress(OSError), worker.plan.log.open("a", encoding="utf-8", errors="replace") as log:
             log.write(line)
 
 

@@ -14,7 +14,7 @@ from tiebreak.records.durable import RecordError
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.runner.claim import LEASE_SECONDS
-from tiebreak.runner.crew import Crew, seats
+from tiebreak.runner.crew import Crew, plan_workers
 from tiebreak.runner.events import Event, TrialEnded
 from tiebreak.runner.launch import new_launch
 from tiebreak.runner.worker import Job
@@ -118,8 +118,7 @@ def run_study(
         )
         for index in range(count)
     ]
-    threads = max(trial.cell.execution.num_threads for trial in todo)
-    taken = seats(launch, jobs, name="worker", num_threads=threads, gpus=gpus)
+    taken = plan_workers(launch, jobs, name="worker", trials=todo, gpus=gpus)
     crew = Crew(taken, command=command, listen=listen)
     crew.work(is_left=lambda: any(not store.is_done(trial) for trial in todo))
     left = tuple(trial for trial in todo if not store.is_done(trial))

@@ -57,14 +57,16 @@ class Settings:
     options: tuple[str, ...]
 
     @classmethod
-    def of(cls, tree: Mapping[str, Any], *, num_trials: int, num_threads: int, on_gpu: bool) -> Settings:
+    def of(
+        cls, tree: Mapping[str, Any], *, num_trials: int, cores_a_worker: int, gpus_a_worker: int
+    ) -> Settings:
         """The settings of a launch, every `auto` resolved.
 
         Args:
             tree: the keys and values, as they were composed.
             num_trials: trials of the largest stage: there are no more workers than that.
-            num_threads: of a worker.
-            on_gpu: whether the trials want a CUDA device.
+            cores_a_worker: that a worker takes.
+            gpus_a_worker: that a worker wants; several workers of a job share them. 0 without CUDA.
 
         Raises:
             SlurmError: a value that cannot be.
@@ -78,10 +80,10 @@ class Settings:
         values["slots"] = min(values["slots"], num_trials)
         values["jobs"] = min(values["jobs"], math.ceil(num_trials / values["slots"]))
         if values["cpus"] == AUTO:
-            values["cpus"] = values["slots"] * num_threads
+            values["cpus"] = values["slots"] * cores_a_worker
         _whole(values, "cpus", least=1)
         if values["gpus"] == AUTO:
-            values["gpus"] = 1 if on_gpu else 0
+            values["gpus"] = gpus_a_worker
         if not (isinstance(values["gpus"], str) and re.fullmatch(r"[\w.-]+:[1-9]\d*", values["gpus"])):
             _whole(values, "gpus", least=0, also=", or a kind and a number such as a100:2")
         for key in ("modules", "setup", "options"):
