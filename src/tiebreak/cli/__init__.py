@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tracking.mirror(words[1:])
     if words[:1] == ["rank"]:  # started by the rank 0 of a training
         return told(lambda: ranks.rank(words[1:]))
-    if words[:1] in (["crew"], ["gate"]):  # started by jobs of SLURM
-        return told(lambda: (studying.crew if words[0] == "crew" else studying.gate)(words[1:]))
+    if words[:1] and (work := studying.JOBS.get(words[0])):  # started by jobs of SLURM
+        return told(lambda: work(words[1:]))
     parsed = _parse(words)
     try:
         return told(lambda: parsed.verb(parsed))

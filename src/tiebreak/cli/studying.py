@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tiebreak.cli import ranks
@@ -297,6 +298,8 @@ def _submit(
             "device": str(_device_of(tree)()) if plan.waiting else "",
         },
     )
+    with mirror_of(Tracking.of(tree), study=study.name, store=store, trials=[], notice=_print_now):
+        pass  # what W&B refuses is told here and not in a job
     environment = {}
     if plan.waiting:  # the later stage is composed from the configurations of this moment
         frozen = launch.folder / "configs"
@@ -309,7 +312,7 @@ def _submit(
             templates=slurm_folder(),
             stages=2 if plan.waiting else 1,
             environment=environment,
-            report=["report", study.name, f"results={plan.results.absolute()}"],
+            report=["conclude", str(launch.folder)],
         )
     except slurm.SlurmError:
         shutil.rmtree(launch.folder, ignore_errors=True)
@@ -390,6 +393,20 @@ def crew(words: Sequence[str]) -> int:
         )
 
 
+def conclude(words: Sequence[str]) -> int:
+    """What the last job of a launch does: tables, figures and page, and their mirror."""
+    from tiebreak.records.store import RecordStore
+    from tiebreak.runner.launch import read_launch
+
+    launch = read_launch(Path(words[0]))
+    store = RecordStore(launch.results)
+    _print_now(f"report: {write_page(store, launch.study, pool_devices=False)}")
+    tracking = Tracking.of(launch.settings["tracking"])
+    with mirror_of(tracking, study=launch.study, store=store, trials=[], notice=_print_now) as mirror:
+        mirror.report()
+    return 0
+
+
 def _log(event: Event) -> None:
     """What a job writes of an event into its log."""
     from tiebreak.runner.events import Note, TrialEnded, TrialStarted
@@ -438,3 +455,9 @@ def gate(words: Sequence[str]) -> int:
     launch.changed(waiting=plan.waiting, num_trials=launch.num_trials + len(new))
     print(f"stage {stage}: {len(new)} trials")
     return say(f"parts {', '.join(plan.waiting)} cannot be composed yet.", FAULT) if plan.waiting else 0
+
+
+JOBS: Mapping[str, Callable[[Sequence[str]], int]] = MappingProxyType(
+    {"crew": crew, "gate": gate, "conclude": conclude}
+)
+"""What the jobs of a launch do, by the word after `tiebreak`."""
