@@ -18,7 +18,7 @@ parts:
       - data.train_size=256
       - data.test_size=100
       - data.batch_size=16
-      - protocol.num_epochs=12
+      - protocol.num_epochs=8
     sweep:
       pool.beta: [0, 1]
       precision: [fp32, bf16]
@@ -127,12 +127,10 @@ def test_two_hundred_trials_through_every_fault(make_site, cluster, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", site.results], check=True)
     try:
         launch_with_faults(site, cluster)
-        assert len(site.records()) < 200
         for _ in range(5):
-            submit(site)
-            wait_until(gone(cluster, site.launch("tiny")["jobs"]), 400, f"the jobs\n{site.logs('tiny')}")
-            if len(site.records()) == 200:
+            if "nothing was submitted" in submit(site):
                 break
+            wait_until(gone(cluster, site.launch("tiny")["jobs"]), 400, f"the jobs\n{site.logs('tiny')}")
         serial.tiebreak("study", "tiny", "--workers", "1", "--no-report")
         assert sorted(site.records()) == sorted(serial.records())
         assert len(site.records()) == 200
@@ -148,7 +146,7 @@ def test_two_hundred_trials_through_every_fault(make_site, cluster, tmp_path):
 
 def submit(site):
     words = ["launcher=slurm", "jobs=8", "time=0:20:00", "signal_seconds=50", "requeues=20", "--detach"]
-    site.tiebreak("study", "tiny", *words)
+    return site.tiebreak("study", "tiny", *words)
 
 
 def launch_with_faults(site, cluster):
