@@ -372,6 +372,23 @@ def test_a_sweep_is_a_grid_in_the_order_of_its_keys(study):
     assert len(made.trials) == 12 * 2 + 2 * 3
 
 
+def test_points_are_settings_that_go_together_and_are_crossed_with_the_grid(study):
+    text = part(
+        points=[
+            {"precision": "fp32", "optimizer.lr": 0.04},
+            {"precision": "bf16", "optimizer.lr": 0.02},
+        ],
+        sweep={"pool.beta": [0, 1]},
+    )
+    cells = study(text).study.parts[0].cells
+    assert [(cell.precision, cell.measure.optimizer.lr, cell.reference.beta) for cell in cells] == [
+        ("fp32", 0.04, 0.0),
+        ("fp32", 0.04, 1.0),
+        ("bf16", 0.02, 0.0),
+        ("bf16", 0.02, 1.0),
+    ]
+
+
 def test_the_users_overrides_win_and_places_are_read(study):
     made = study(OWN, "batch_norm=true", "results=out", "data_root=elsewhere")
     cells = [cell for part in made.study.parts for cell in part.cells]
@@ -469,6 +486,18 @@ MALFORMED = {
     ),
     "sweep of a mapping": (part(sweep={"pool.beta": [{"a": 1}]}), ["part only", "pool.beta", "{'a': 1}"]),
     "sweep in a sweep": (part(overrides=["pool.beta=1,2"]), ["part only", "pool.beta=1,2"]),
+    "points a mapping": (part(points={"pool.beta": 1}), ["part only", "points must be a list of mappings"]),
+    "points of values": (part(points=[3]), ["part only", "points must be a list of mappings", "got [3]"]),
+    "points of several kinds": (
+        part(points=[{"pool.beta": 1}, {"batch_norm": True}]),
+        ["part only", "points must all set the same keys", "batch_norm"],
+    ),
+    "a key in points and sweep": (
+        part(points=[{"pool.beta": 1}], sweep={"pool.beta": [0]}),
+        ["part only", "pool.beta stands in points and in sweep"],
+    ),
+    "replicate in the points": (part(points=[{"replicate": 1}]), ["part only", "replicates"]),
+    "results in the points": (part(points=[{"results": "x"}]), ["part only", "results", "command line"]),
     "unknown option": (
         part(sweep={"arch": ["vgg11", "vgg12"]}),
         ["part only", "arch must be one of", "'vgg12'"],

@@ -136,9 +136,11 @@ def points(name):
     """The grid of a study read straight from its file: (part, position, overrides)."""
     for part in load(CONFIGS / "study" / f"{name}.yaml")["parts"]:
         sweep = part.get("sweep") or {}
-        for values in itertools.product(*sweep.values()):
-            spelled = [f"{key}={_spell(value)}" for key, value in zip(sweep, values, strict=True)]
-            yield part["name"], [*(part.get("overrides") or []), *spelled]
+        for point in part.get("points") or [{}]:
+            for values in itertools.product(*sweep.values()):
+                settings = [*point.items(), *zip(sweep, values, strict=True)]
+                spelled = [f"{key}={_spell(value)}" for key, value in settings]
+                yield part["name"], [*(part.get("overrides") or []), *spelled]
 
 
 def _spell(value):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.cli.planning import rerun_choices, select_rerun, shard_of
+from tiebreak.cli.planning import only_parts, rerun_choices, select_rerun, shard_of
 from tiebreak.config import ConfigError, compose_study
 from tiebreak.design.axes import Device, UserError
 from tiebreak.records.record import Record
@@ -72,6 +72,24 @@ def test_shards_take_every_trial_once_and_are_alike(trials):
         assert sorted(t.id for shard in shards for t in shard) == sorted(t.id for t in trials)
         assert max(map(len, shards)) - min(map(len, shards)) <= 1
     assert shard_of(trials, None) is trials
+
+
+def test_only_the_parts_that_are_named_are_run(study):
+    plan = study(PLAIN)
+    search, train = plan.study.parts
+    assert only_parts(plan, None) is plan
+    assert only_parts(plan, ["train"]).study.trials == train.trials
+    assert only_parts(plan, ["train", "search"]).study.parts == (search, train)
+
+
+def test_a_part_that_is_not_there_or_cannot_be_run_yet(study):
+    with pytest.raises(UserError, match=r"tuned has no part 'trian'.*Parts: search, train"):
+        only_parts(study(PLAIN), ["trian"])
+    waiting = study(TUNED)
+    assert waiting.waiting == ("train",)
+    with pytest.raises(UserError, match="train waits for learning rates"):
+        only_parts(waiting, ["train"])
+    assert only_parts(waiting, ["search"]).waiting == ()
 
 
 @pytest.mark.parametrize("text", ["3", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -93,6 +94,25 @@ def _known(store: RecordStore) -> list[RecordStore]:
     from tiebreak.records.store import RecordStore
 
     return [store, *([] if store.root == _RESULTS else [RecordStore(_RESULTS, only_looks=True)])]
+
+
+def only_parts(plan: StudyRun, names: Sequence[str] | None) -> StudyRun:
+    """The plan with these parts of its study only; all of it where none is named.
+
+    Raises:
+        UserError: no such part, or one that waits for learning rates.
+    """
+    if not names:
+        return plan
+    parts = {part.name: part for part in plan.study.parts}
+    for name in names:
+        if name in plan.waiting:
+            raise UserError(f"part {name} waits for learning rates. Run the part that searches them first.")
+        if name not in parts:
+            known = ", ".join([*parts, *plan.waiting])
+            raise UserError(f"--part: {plan.study.name} has no part {name!r}. Parts: {known}.")
+    chosen = tuple(part for part in plan.study.parts if part.name in names)
+    return replace(plan, study=replace(plan.study, parts=chosen), waiting=())
 
 
 def shard_of(trials: Sequence[Trial], text: str | None) -> Sequence[Trial]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tiebreak.cli import ranks
 from tiebreak.cli.ending import FAULT, INTERRUPTED, say
 from tiebreak.cli.machine import auto_device
-from tiebreak.cli.planning import dry_run, measured, rerun_choices, select_rerun, shard_of
+from tiebreak.cli.planning import dry_run, measured, only_parts, rerun_choices, select_rerun, shard_of
 from tiebreak.cli.reading import write_page
 from tiebreak.cli.running import checkpoint_seconds, checkpoints_of
 from tiebreak.cli.tracking import mirror_of, mirrored
@@ -45,6 +45,9 @@ def add_arguments(study: argparse.ArgumentParser, *, overrides: str) -> None:
     study.add_argument(
         "--rerun", choices=rerun_choices(), help="run only trials that ended so, setting such records aside"
     )
+    study.add_argument(
+        "--part", action="append", metavar="NAME", help="run only this part; may be given several times"
+    )
     study.add_argument("--shard", metavar="K/N", help="run only every N-th trial, from the K-th on")
     study.add_argument("--detach", action="store_true", help="with launcher=slurm: submit and return")
     study.add_argument("--no-report", action="store_true", help="run the trials only")
@@ -71,20 +74,23 @@ def study(parsed: argparse.Namespace) -> int:
     tracking = Tracking.of(launch)
     plan = _composed(parsed.name, overrides, launch)
     store = RecordStore(plan.results, only_looks=parsed.dry_run)
+    chosen = only_parts(plan, parsed.part)
     if parsed.dry_run:
-        return dry_run(plan, store, workers=_num_workers(parsed, plan, launch))
-    trials = shard_of(plan.study.trials, parsed.shard)
+        return dry_run(chosen, store, workers=_num_workers(parsed, chosen, launch))
+    trials = shard_of(chosen.study.trials, parsed.shard)
     if parsed.rerun:
         trials = select_rerun(trials, store, kind=parsed.rerun)
     if on_slurm:
         if parsed.shard:
             raise UserError("--shard is for machines without a scheduler. Leave it out with launcher=slurm.")
+        if parsed.part:
+            plan = replace(plan, waiting=())  # a later stage is composed of parts that were not asked for
         return _submit(parsed, plan, store, launch, trials=trials, overrides=overrides)
     code = INTERRUPTED
     while True:
         code = _run_here(parsed, plan, store, launch, trials=trials, tracking=tracking)
         waited = plan.waiting
-        if code == INTERRUPTED or not waited or parsed.shard or parsed.rerun:
+        if code == INTERRUPTED or not waited or parsed.shard or parsed.rerun or parsed.part:
             break
         plan = _composed(parsed.name, overrides, launch)
         if plan.waiting == waited:

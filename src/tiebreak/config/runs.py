@@ -95,7 +95,9 @@ def compose_study(
     """A study from `configs/study/<name>.yaml`; `overrides` are applied to every cell of it.
 
     A part's `sweep` is a grid: the product of the values of its keys, each key one that `tiebreak run`
-    takes. Composition through Hydra happens once for each choice of groups; plain values are set on a copy.
+    takes. Its `points` are settings that go together, such as a precision with the learning rate that was
+    published for it: each is crossed with the whole grid. Composition through Hydra happens once for each
+    choice of groups; plain values are set on a copy.
     A part with `lr_from: NAME` takes its learning rates from what part NAME, of protocol lr_search, found.
 
     Args:
@@ -182,7 +184,7 @@ def _part(
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping with name and replicates, got {tree!r}.")
     here = f"{where} {tree.get('name', '?')}"
-    keys = {"name", "replicates", "lr_from", "overrides", "sweep"}
+    keys = {"name", "replicates", "lr_from", "overrides", "points", "sweep"}
     known_keys(tree, keys, here, required={"name", "replicates"})
     if "lr_from" in tree and any(_key(point) == "optimizer.lr" for point in _settings(tree)):
         raise ConfigError(f"{here}: optimizer.lr and lr_from are both set. Leave one out.")
@@ -195,8 +197,10 @@ def _part(
 
 
 def _grid(part: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Every point of a part as overrides: the fixed ones, the grid's, and last the user's, which win."""
+    """Every point of a part as overrides: the fixed ones, the points', the grid's, and last the user's, which
+    win."""
     fixed, sweep = part.get("overrides") or [], part.get("sweep") or {}
+    points = _points(part, sweep)
     if not isinstance(fixed, list) or not all(isinstance(override, str) for override in fixed):
         raise ConfigError(f"overrides must be a list such as [data=mnist5k], got {fixed!r}.")
     if not isinstance(sweep, dict):
@@ -204,21 +208,35 @@ def _grid(part: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[tuple[s
     for key, values in sweep.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"sweep.{key} must be a list of values, got {values!r}.")
-    for key in (*map(_key, (*fixed, *overrides)), *sweep):
+    for key in (*map(_key, (*fixed, *overrides)), *points[0], *sweep):
         if key == "replicate":
             raise ConfigError("replicate is not for a study to set. Say how many in the part's replicates.")
-    for key in (*map(_key, fixed), *sweep):
+    for key in (*map(_key, fixed), *points[0], *sweep):
         if key in PLACES:
             raise ConfigError(f"{key} is a place and no part's own. Set it on the command line.")
-    for values in itertools.product(*sweep.values()):
-        point = (f"{key}={spelled(value)}" for key, value in zip(sweep, values, strict=True))
-        yield (*fixed, *point, *overrides)
+    for together, values in itertools.product(points, itertools.product(*sweep.values())):
+        point = {**together, **dict(zip(sweep, values, strict=True))}
+        yield (*fixed, *(f"{key}={spelled(value)}" for key, value in point.items()), *overrides)
+
+
+def _points(part: Mapping[str, Any], sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of a part that go together; one of nothing where there are none."""
+    points = part.get("points") or [{}]
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(f"points must be a list of mappings such as {{precision: fp16}}, got {points!r}.")
+    for point in points:
+        if point.keys() != points[0].keys():
+            raise ConfigError(f"points must all set the same keys, got {point!r} after {points[0]!r}.")
+    if twice := sorted(set(points[0]) & set(sweep)):
+        raise ConfigError(f"{twice[0]} stands in points and in sweep. Leave it out of one.")
+    return points
 
 
 def _settings(part: Mapping[str, Any]) -> list[str]:
-    """What a part sets: its overrides and the keys of its grid."""
-    overrides, sweep = part.get("overrides") or [], part.get("sweep") or {}
-    return [*map(str, overrides), *map(str, sweep)]
+    """What a part sets: its overrides and the keys of its points and grid."""
+    overrides, sweep, points = (part.get(key) or [] for key in ("overrides", "sweep", "points"))
+    together = [key for point in points if isinstance(point, dict) for key in point]
+    return [*map(str, overrides), *map(str, together), *map(str, sweep)]
 
 
 def _key(override: str) -> str:
