@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup study test test-slurm test-gpu check format bench reference clean
+.PHONY: help setup study test test-slurm test-gpu check format bench reference figures clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,6 +46,12 @@ bench: setup ## speed and memory against named baselines, beside the targets
 
 reference: setup ## run the committed reference study again, into results/
 	$(BIN)/tiebreak study demo --workers $(WORKERS)
+
+figures: setup ## make every committed table and figure again from records; git diff then shows nothing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement figures.txt
+	git ls-files 'results/studies/*.json' | sed 's|results/studies/||; s|[.]json$$||' | \
+	  while read -r name; do $(BIN)/tiebreak tabulate "$$name" && $(BIN)/tiebreak draw "$$name" || exit 1; done
+	$(BIN)/tiebreak draw paper
 
 clean: ## remove what make study made; the committed reference stays
 	rm -rf results/demo .tiebreak

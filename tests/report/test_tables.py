@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiebreak.design.study import Part, Study
+from tiebreak.records.store import RecordStore
 from tiebreak.records.table import PoolingError
-from tiebreak.report.tables import arguments, read_index, read_tables, tie_table, to_csv, write_tables
+from tiebreak.report.tables import (
+    TableError,
+    arguments,
+    keep_tables,
+    read_index,
+    read_tables,
+    tie_table,
+    write_tables,
+)
 
 
 def test_every_table_is_written_with_its_index(tables_folder, study):
@@ -54,15 +64,13 @@ def test_a_table_does_not_depend_on_the_order_of_records(store, study, tables_fo
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
 def test_floats_round_trip_through_text(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("floats")
-    (folder / "a.csv").write_text(to_csv(pd.DataFrame({"value": values})))
-    (folder / "index.json").write_text('{"a": {}}')
+    keep_tables({"a": pd.DataFrame({"value": values})}, {"a": {}}, folder)
     assert read_tables(folder)["a"]["value"].tolist() == values
 
 
 @pytest.mark.parametrize("name", ["123456789012", "123e45678901", "000000000000", "nan0", "1e3"])
 def test_a_name_that_looks_like_a_number_stays_a_name(tmp_path, name):
-    (tmp_path / "a.csv").write_text(to_csv(pd.DataFrame({"cell": [name], "beta": [1.0]})))
-    (tmp_path / "index.json").write_text('{"a": {}}')
+    keep_tables({"a": pd.DataFrame({"cell": [name], "beta": [1.0]})}, {"a": {}}, tmp_path)
     assert read_tables(tmp_path)["a"]["cell"].tolist() == [name]
 
 
@@ -181,3 +189,43 @@ def test_a_command_names_the_folder_of_results(store, study, tmp_path, monkeypat
     write_tables(store, study, tmp_path / "t", pool_devices=True)
     command = read_index(tmp_path / "t")["zones"]["command"]
     assert command == f"tiebreak tabulate {study.name} results={store.root} --pool-devices"
+
+
+def test_a_table_edited_by_hand_is_not_read(store, study, tmp_path):
+    write_tables(store, study, tmp_path)
+    path = tmp_path / "zones.csv"
+    before = path.read_text()
+    path.write_text(before.replace("fp32", "fp64", 1))
+    with pytest.raises(TableError, match=r"zones.csv is not what was made.*tiebreak tabulate made_up"):
+        read_tables(tmp_path)
+    path.write_text(before)
+    assert "zones" in read_tables(tmp_path)
+    path.unlink()
+    with pytest.raises(TableError, match="is not there"):
+        read_tables(tmp_path)
+
+
+def test_a_table_without_a_checksum_is_not_read(store, study, tmp_path):
+    write_tables(store, study, tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["zones"]["sha256"]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(TableError, match=r"no checksum.*tiebreak tabulate"):
+        read_tables(tmp_path)
+
+
+def test_versions_of_torch_are_not_pooled_unless_told(conftest_module, tmp_path):
+    only = Study(
+        name="two_versions",
+        question="?",
+        parts=(Part(name="z", cells=conftest_module.zone_cells()[:1], num_replicates=2),),
+    )
+    store = RecordStore(tmp_path)
+    for trial, version in zip(only.trials, ("2.14.1", "2.15.0"), strict=True):
+        store.write(conftest_module.record(trial, versions={"torch": version}))
+    with pytest.raises(PoolingError, match=r"1 from torch 2.14.1, 1 from torch 2.15.0.*--pool-versions"):
+        write_tables(store, only, tmp_path / "t")
+    write_tables(store, only, tmp_path / "t", pool_versions=True)
+    made = read_index(tmp_path / "t")["zones"]
+    assert made["torch"] == ["2.14.1", "2.15.0"]
+    assert made["command"].endswith("--pool-versions")

@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         reader.add_argument(
             "--pool-devices", action="store_true", help="let records of different devices mix"
         )
+        reader.add_argument(
+            "--pool-versions", action="store_true", help="let records of different versions of torch mix"
+        )
 
     export = verb(
         "wandb-export",

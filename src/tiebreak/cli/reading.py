@@ -23,7 +23,7 @@ def tabulate(parsed: argparse.Namespace) -> int:
     folder = _tables(store, parsed.name)
     study = store.read_study(parsed.name)
     with explained(folder):
-        tables = write_tables(store, study, folder, pool_devices=parsed.pool_devices)
+        tables = write_tables(store, study, folder, **_pooled(parsed))
     print(f"{len(tables)} tables in {folder}")
     return 0
 
@@ -47,11 +47,13 @@ def draw(parsed: argparse.Namespace) -> int:
 def report(parsed: argparse.Namespace) -> int:
     """Make tables, figures and the page of a study."""
     store = store_of(parsed)
-    print(f"report: {write_page(store, parsed.name, pool_devices=parsed.pool_devices)}")
+    print(f"report: {write_page(store, parsed.name, **_pooled(parsed))}")
     return 0
 
 
-def write_page(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
+def write_page(
+    store: RecordStore, name: str, *, pool_devices: bool = False, pool_versions: bool = False
+) -> Path:
     """Make tables, figures and the page; the page's path. It appears whole or the last one stays."""
     from tiebreak.report.html import write_report
 
@@ -59,7 +61,9 @@ def write_page(store: RecordStore, name: str, *, pool_devices: bool) -> Path:
     page, unfinished = store.root / "report.html", store.root / f"{TEMPORARY}report-{os.getpid()}.html"
     with explained(store.root):
         try:
-            write_report(store.root, study, unfinished, pool_devices=pool_devices)
+            write_report(
+                store.root, study, unfinished, pool_devices=pool_devices, pool_versions=pool_versions
+            )
             os.replace(unfinished, page)  # a page cut short by a full disk would pass for a finished one
         finally:
             unfinished.unlink(missing_ok=True)
@@ -71,6 +75,11 @@ def migrate(parsed: argparse.Namespace) -> int:
     store = store_of(parsed)
     print(f"{store.migrate()} records in {store.root} were given their present names")
     return 0
+
+
+def _pooled(parsed: argparse.Namespace) -> dict[str, bool]:
+    """Which records may share a table although they come from different places."""
+    return {"pool_devices": parsed.pool_devices, "pool_versions": parsed.pool_versions}
 
 
 def _tables(store: RecordStore, name: str) -> Path:

@@ -198,7 +198,7 @@ def _run_here(
             )
         print(f"{study.name}: {summary}")
         if has_page and (summary.recorded or not _is_current(page, store, study)):
-            write_page(store, study.name, pool_devices=False)
+            write_page(store, study.name)
             mirror.report()
     if has_page:
         print(f"report: {page}")
@@ -406,7 +406,7 @@ def conclude(words: Sequence[str]) -> int:
 
     launch = read_launch(Path(words[0]))
     store = RecordStore(launch.results)
-    _print_now(f"report: {write_page(store, launch.study, pool_devices=False)}")
+    _print_now(f"report: {write_page(store, launch.study)}")
     tracking = Tracking.of(launch.settings["tracking"])
     with mirror_of(tracking, study=launch.study, store=store, trials=[], notice=_print_now) as mirror:
         mirror.report()

@@ -21,10 +21,12 @@ MISSING = "missing"
 
 
 class PoolingError(RecordError):
-    """Records of different devices were about to become one table."""
+    """Records of different devices, or of different versions of torch, were about to become one table."""
 
 
-def trials_frame(store: RecordStore, study: Study | Part, *, pool_devices: bool = False) -> pd.DataFrame:
+def trials_frame(
+    store: RecordStore, study: Study | Part, *, pool_devices: bool = False, pool_versions: bool = False
+) -> pd.DataFrame:
     """One row for each trial of a study or of one of its parts.
 
     Columns: `trial`, every axis of the cell (`Cell.axes`), `replicate`, `outcome` (`missing` if there is no
@@ -35,11 +37,12 @@ def trials_frame(store: RecordStore, study: Study | Part, *, pool_devices: bool 
         store: where the records are.
         study: which trials.
         pool_devices: whether records of different devices may share the table.
+        pool_versions: whether records of different versions of torch may.
 
     Raises:
-        PoolingError: they come from different devices and `pool_devices` is not set.
+        PoolingError: they come from different devices or versions, and that is not allowed.
     """
-    pairs = _records(store, study, pool_devices=pool_devices)
+    pairs = _records(store, study, pool_devices=pool_devices, pool_versions=pool_versions)
     return _frame([_trial_row(trial, record) for trial, record in pairs])
 
 
@@ -50,6 +53,7 @@ def rows_frame(
     row: str,
     axes: Sequence[str] | None = None,
     pool_devices: bool = False,
+    pool_versions: bool = False,
 ) -> pd.DataFrame:
     """Every measured row of one kind, with the axes of its cell.
 
@@ -63,10 +67,11 @@ def rows_frame(
         row: kind of the rows, such as `gap` or `epoch`.
         axes: names from `Cell.axes`; by default those that differ between the cells.
         pool_devices: whether records of different devices may share the table.
+        pool_versions: whether records of different versions of torch may.
 
     Raises:
         DesignError: an axis that the study's cells do not have.
-        PoolingError: the records come from different devices and `pool_devices` is not set.
+        PoolingError: the records come from different devices or versions, and that is not allowed.
     """
     trees = {trial.cell.id: trial.cell.axes() for trial in study.trials}
     chosen = _varying(trees.values()) if axes is None else list(axes)
@@ -77,7 +82,7 @@ def rows_frame(
     chosen = [name for name in chosen if name not in ("cell", "replicate", "trial", "outcome")]
     measured = [
         (trial, record, fields)
-        for trial, record in _records(store, study, pool_devices=pool_devices)
+        for trial, record in _records(store, study, pool_devices=pool_devices, pool_versions=pool_versions)
         if record is not None
         for fields in record.rows
         if fields["row"] == row
@@ -102,22 +107,42 @@ def rows_frame(
 
 
 def _records(
-    store: RecordStore, study: Study | Part, *, pool_devices: bool
+    store: RecordStore, study: Study | Part, *, pool_devices: bool, pool_versions: bool
 ) -> list[tuple[Trial, Record | None]]:
     pairs = [(trial, store.read(trial)) for trial in study.trials]
-    devices = Counter(
-        f"{record.provenance.get('device', '?')} {record.provenance.get('device_name', 'unknown')}"
+    # A failed trial measured nothing.
+    measured = [
+        record.provenance
         for _, record in pairs
         if record is not None and record.outcome.kind is not OutcomeKind.FAILED
-    )
-    if len(devices) > 1 and not pool_devices:
-        listed = ", ".join(f"{count} from {name}" for name, count in sorted(devices.items()))
-        raise PoolingError(
-            f"The records of {study.name} come from different devices: {listed}. Last bits differ between "
-            "them. Run the study on one device, or put them into one table with --pool-devices "
-            "(pool_devices=True in Python)."
+    ]
+    if not pool_devices:
+        devices = Counter(
+            f"{origin.get('device', '?')} {origin.get('device_name', 'unknown')}" for origin in measured
+        )
+        _require_one(
+            devices,
+            f"The records of {study.name} come from different devices",
+            "Run the study on one device, or put them into one table with --pool-devices "
+            "(pool_devices=True in Python).",
+        )
+    if not pool_versions:
+        versions = Counter(
+            f"torch {origin.get('versions', {}).get('torch', 'unknown')}" for origin in measured
+        )
+        _require_one(
+            versions,
+            f"The records of {study.name} come from different versions of torch",
+            "Run the study with one version, or put them into one table with --pool-versions "
+            "(pool_versions=True in Python).",
         )
     return pairs
+
+
+def _require_one(origins: Counter[str], trouble: str, advice: str) -> None:
+    if len(origins) > 1:
+        listed = ", ".join(f"{count} from {name}" for name, count in sorted(origins.items()))
+        raise PoolingError(f"{trouble}: {listed}. Last bits differ between them. {advice}")
 
 
 def _trial_row(trial: Trial, record: Record | None) -> dict[str, Any]:

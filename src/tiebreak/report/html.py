@@ -25,7 +25,14 @@ from tiebreak.records.table import MISSING
 from tiebreak.report.answers import answers
 from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.panels import axis_names, varying_axes
-from tiebreak.report.tables import arguments, read_index, read_tables, to_csv, write_tables
+from tiebreak.report.tables import (
+    arguments,
+    pooling_flags,
+    read_index,
+    read_tables,
+    to_csv,
+    write_tables,
+)
 
 MAX_PDF_BYTES = 100_000
 """A PDF up to this size is offered inside the page; a larger one stays beside the tables."""
@@ -43,7 +50,9 @@ _WORDS = {
 _ADDRESS = ("cell", "trial", "reference_cell")
 
 
-def write_report(results_root: Path, study: Study, out: Path, *, pool_devices: bool = False) -> Path:
+def write_report(
+    results_root: Path, study: Study, out: Path, *, pool_devices: bool = False, pool_versions: bool = False
+) -> Path:
     """Rebuild tables and figures of a study from its records and write the page.
 
     Args:
@@ -51,16 +60,23 @@ def write_report(results_root: Path, study: Study, out: Path, *, pool_devices: b
         study: whose page. Trials without a record are counted as missing.
         out: the file to write; folders on the way are made.
         pool_devices: let records of different devices into one table.
+        pool_versions: let records of different versions of torch into one table.
 
     Returns:
         `out`.
 
     Raises:
-        PoolingError: records of different devices, unless `pool_devices`.
+        PoolingError: records of different devices or versions, unless they may be pooled.
     """
     tables_folder = results_root / "tables" / study.name
     figures_folder = results_root / "figures" / study.name
-    write_tables(RecordStore(results_root), study, tables_folder, pool_devices=pool_devices)
+    write_tables(
+        RecordStore(results_root),
+        study,
+        tables_folder,
+        pool_devices=pool_devices,
+        pool_versions=pool_versions,
+    )
     draw_figures(tables_folder, figures_folder)
     links = os.path.relpath(results_root, out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +137,15 @@ def page(
         others=[_shown(name, tables, index) for name in tables if name not in behind and name != "outcomes"],
         downloads=[_download(name, tables, index) for name in tables],
         provenance=index["trials"],
-        commands=_commands(study.name, results_root, pools=len(index["trials"]["devices"]) > 1),
+        commands=_commands(study.name, results_root, made=index["trials"]),
         records=[_record(row, records_link) for row in trials.to_dict("records")],
     )
 
 
-def _commands(study: str, results_root: Path, *, pools: bool) -> list[str]:
+def _commands(study: str, results_root: Path, *, made: Mapping[str, Any]) -> list[str]:
     """What to type to make the page again, from nothing to the page."""
-    words, flag = arguments(study, results_root), " --pool-devices" if pools else ""
+    words = arguments(study, results_root)
+    flag = pooling_flags(devices=len(made["devices"]) > 1, versions=len(made["torch"]) > 1)
     return [
         f"tiebreak study {words}",
         f"tiebreak tabulate {words}{flag}",

@@ -6,6 +6,8 @@ besides `read_tables`. A table without rows is not written.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import shlex
@@ -16,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from tiebreak.design.axes import UserError
 from tiebreak.design.study import Study
 from tiebreak.records import durable
 from tiebreak.records.session import OutcomeKind
@@ -40,10 +43,17 @@ ROW_KINDS = {
 INDEX = "index.json"
 """File beside the tables that says what each was made from."""
 
+CHECKSUM = "sha256"
+"""Key of the index under which the checksum of a table's file stands."""
+
 _ORDER = (
     "protocol", "data", "arch", "batch_norm", "optimizer", "precision", "forward", "selection", "beta",
     "jacobian", "recipe", "cell", "replicate", "epoch", "pool",
 )  # fmt: skip
+
+
+class TableError(UserError):
+    """A table that is not what `tabulate` wrote: edited by hand, lost, or of a version without checksums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +76,20 @@ class Frames:
         return self.rows.get(kind, pd.DataFrame(columns=["cell", "replicate"]))
 
 
-def read_frames(store: RecordStore, study: Study, *, pool_devices: bool = False) -> Frames:
+def read_frames(
+    store: RecordStore, study: Study, *, pool_devices: bool = False, pool_versions: bool = False
+) -> Frames:
     """Everything the store holds about a study.
 
     Raises:
-        PoolingError: records of different devices, unless `pool_devices`.
+        PoolingError: records of different devices or versions of torch, unless they may be pooled.
     """
+    pooled = {"pool_devices": pool_devices, "pool_versions": pool_versions}
     cells = {trial.cell.id: trial.cell for trial in study.trials}
     axes = {name for cell in cells.values() for name in cell.axes()}
-    trials = trials_frame(store, study, pool_devices=pool_devices)
+    trials = trials_frame(store, study, **pooled)
     rows = {
-        kind: rows_frame(store, only, row=kind, axes=(), pool_devices=pool_devices)
+        kind: rows_frame(store, only, row=kind, axes=(), **pooled)
         for kind, protocols in _protocols_by_kind(cell.protocol for cell in cells.values()).items()
         for only in [_of_protocols(study, protocols)]
     }
@@ -284,7 +297,13 @@ def in_order(table: pd.DataFrame, *, axes: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def write_tables(
-    store: RecordStore, study: Study, folder: Path, *, command: str | None = None, pool_devices: bool = False
+    store: RecordStore,
+    study: Study,
+    folder: Path,
+    *,
+    command: str | None = None,
+    pool_devices: bool = False,
+    pool_versions: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """Make every table of a study and write it to `folder`, with an index of provenance.
 
@@ -297,26 +316,47 @@ def write_tables(
         folder: made if absent; `<table>.csv` and `index.json` are written.
         command: what to type to make them again, if not `tiebreak tabulate` with this results folder.
         pool_devices: let records of different devices into one table.
+        pool_versions: let records of different versions of torch into one table.
 
     Returns:
         The tables by name.
 
     Raises:
-        PoolingError: records of different devices, unless `pool_devices`.
+        PoolingError: records of different devices or versions, unless they may be pooled.
     """
-    frames = read_frames(store, study, pool_devices=pool_devices)
+    frames = read_frames(store, study, pool_devices=pool_devices, pool_versions=pool_versions)
     tables = build_tables(frames)
+    if command is None:
+        flags = pooling_flags(devices=pool_devices, versions=pool_versions)
+        command = f"tiebreak tabulate {arguments(study.name, store.root)}{flags}"
+    keep_tables(tables, table_index(tables, frames, study=study.name, command=command), folder)
+    return tables
+
+
+def keep_tables(
+    tables: Mapping[str, pd.DataFrame], index: Mapping[str, Mapping[str, Any]], folder: Path
+) -> None:
+    """Write tables and their index, with the checksum of each file, so that a later edit is found.
+
+    Args:
+        tables: by name; those of an earlier index that are not among them are removed.
+        index: what is known of each table, by name.
+        folder: made if absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in set(read_index(folder)) - set(tables):
         (folder / f"{stale}.csv").unlink(missing_ok=True)
+    entries: dict[str, dict[str, Any]] = {}
     for name, table in tables.items():
-        durable.replace(folder / f"{name}.csv", to_csv(table).encode())
-    if command is None:
-        flag = " --pool-devices" if pool_devices else ""
-        command = f"tiebreak tabulate {arguments(study.name, store.root)}{flag}"
-    entries = table_index(tables, frames, study=study.name, command=command)
+        content = to_csv(table).encode()
+        durable.replace(folder / f"{name}.csv", content)
+        entries[name] = {**index[name], CHECKSUM: hashlib.sha256(content).hexdigest()}
     durable.replace(folder / INDEX, (json.dumps(entries, indent=2, sort_keys=True) + "\n").encode())
-    return tables
+
+
+def pooling_flags(*, devices: bool, versions: bool) -> str:
+    """What a command needs to pool as asked; begins with a blank."""
+    return (" --pool-devices" if devices else "") + (" --pool-versions" if versions else "")
 
 
 def arguments(study: str, results: Path) -> str:
@@ -359,6 +399,7 @@ def table_index(
             "records": len(made),
             "commits": sorted(set(_texts(made, "commit"))),
             "devices": sorted(set(_texts(made, "device_name"))),
+            "torch": sorted(set(_texts(made, "torch"))),
             "dirty": bool((made["dirty"] == True).any()),  # noqa: E712 - None is neither
             "first": ended[0] if ended else None,
             "last": ended[-1] if ended else None,
@@ -367,8 +408,32 @@ def table_index(
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables that `write_tables` left in a folder, floats bit for bit."""
-    return {name: _typed(pd.read_csv(folder / f"{name}.csv", dtype=str)) for name in read_index(folder)}
+    """The tables that `write_tables` left in a folder, floats bit for bit.
+
+    Raises:
+        TableError: a file is not the one that was written.
+    """
+    return {
+        name: _typed(pd.read_csv(io.BytesIO(_unedited(folder / f"{name}.csv", made)), dtype=str))
+        for name, made in read_index(folder).items()
+    }
+
+
+def _unedited(path: Path, made: Mapping[str, Any]) -> bytes:
+    """The bytes of a table's file, if they are those that were written."""
+    advice = f"Make it again from the records: {made.get('command', 'tiebreak tabulate')}"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise TableError(f"{path} is named in {INDEX} and is not there. {advice}") from None
+    if CHECKSUM not in made:
+        raise TableError(f"{path} has no checksum in {INDEX}: an older version wrote it. {advice}")
+    if hashlib.sha256(content).hexdigest() != made[CHECKSUM]:
+        raise TableError(
+            f"{path} is not what was made from the records: it was edited since. Nothing is drawn from it. "
+            f"{advice}"
+        )
+    return content
 
 
 def read_index(folder: Path) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ import pandas as pd
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.table import MISSING
+from tiebreak.report.paired import paired_p, with_holm
 from tiebreak.report.stats import Estimate, mean_interval, paired_difference
 
 REACHED_END = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
@@ -137,8 +138,10 @@ def pair_table(runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per cell whose Jacobian is another one and whose reference cell is in the study:
         `reference_cell`, `num_pairs` (both reached their last epoch), `difference_mean`, `_sd`,
-        t interval `_low`, `_high`, cut to [-1, 1], and `num_diverged`, `num_reference_diverged` among
-        replicates with both records.
+        t interval `_low`, `_high`, cut to [-1, 1], `num_diverged`, `num_not_learned` and the same of the
+        reference among replicates with both records; `p_value` (t over pairs, two-sided), `p_holm` (adjusted
+        over the `family_size` differences of the table that have a test). The interval is that of one
+        difference, not of the family.
     """
     is_reference = (cells["beta"] == 0) & (cells["selection"] == "beta")
     return _paired(runs, cells, reference=cells[is_reference], ignore=_TREATMENT)
@@ -189,11 +192,15 @@ def _paired(
                 "num_replicates": len(both),
                 "num_pairs": estimate.num,
                 **_columns("difference", estimate),
-                "num_diverged": int((both["outcome"] == OutcomeKind.DIVERGED).sum()),
-                "num_reference_diverged": int((both["outcome_reference"] == OutcomeKind.DIVERGED).sum()),
+                **{
+                    f"num_{side}{kind}": int((both[f"outcome{suffix}"] == kind).sum())
+                    for kind in (OutcomeKind.DIVERGED, OutcomeKind.NOT_LEARNED)
+                    for side, suffix in (("", ""), ("reference_", "_reference"))
+                },
+                "p_value": paired_p(estimate),
             }
         )
-    return pd.DataFrame(records)
+    return with_holm(pd.DataFrame(records))
 
 
 def _best(run: pd.DataFrame | None) -> tuple[float, float]:
