@@ -4,9 +4,9 @@ Replicate k has the same initial weights, batch order and augmentation in every 
 compared replicate by replicate. Three decisions hold everywhere, and were taken before any number was seen:
 
 * the test of one difference is Student's t over pairs, two-sided;
-* the level is 0.05 for a *family*, not for a test: p values are adjusted by Holm's method, which holds whatever
-  the dependence between the tests (they share the runs at beta = 0). A family is every difference of one table
-  that has a test;
+* the level is 0.05 for a *family*, not for a test: p values are adjusted by Holm's method, which holds
+  whatever the dependence between the tests (they share the runs at beta = 0). A family is every difference of
+  one table that has a test;
 * runs without a final accuracy (diverged, failed) leave the pair out of the mean and are counted beside it.
 """
 
@@ -54,8 +54,8 @@ def paired_p(difference: Estimate) -> float:
 def holm(p_values: Values) -> list[float]:
     """p values of a family, adjusted so that each may be compared with the level of the whole family.
 
-    The k-th smallest of m is multiplied by m - k + 1, and none is smaller than one before it. The chance of any
-    false claim is then at most the level, whatever the dependence between the tests.
+    The k-th smallest of m is multiplied by m - k + 1, and none is smaller than one before it. The chance of
+    any false claim is then at most the level, whatever the dependence between the tests.
 
     Args:
         p_values: in [0, 1]; NaN stands for a comparison that has no test, and does not count in m.
