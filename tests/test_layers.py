@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": frozenset({"design", "numerics"}),
     "records": frozenset({"design"}),
     "protocols": CORE | {"exact"},
-    "theory": CORE | {"exact"},
+    "theory": CORE | {"exact", "conventions"},
     "descent": CORE | {"exact"},
     "tracking": frozenset({"design", "records"}),
     "runner": frozenset({"design", "records", "tracking"}),
