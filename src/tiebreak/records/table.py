@@ -20,12 +20,34 @@ MISSING = "missing"
 """The outcome, in a table, of a trial that has no record."""
 
 
+class ReadOnce:
+    """The records of a store, each read once however many tables are made of it, and kept until then.
+
+    Args:
+        store: where the records are.
+    """
+
+    def __init__(self, store: RecordStore) -> None:
+        self._store = store
+        self._known: dict[str, Record | None] = {}
+
+    def read(self, trial: Trial) -> Record | None:
+        """As `RecordStore.read` says it, at the first time."""
+        if trial.id not in self._known:
+            self._known[trial.id] = self._store.read(trial)
+        return self._known[trial.id]
+
+
 class PoolingError(RecordError):
     """Records of different devices, or of different versions of torch, were about to become one table."""
 
 
 def trials_frame(
-    store: RecordStore, study: Study | Part, *, pool_devices: bool = False, pool_versions: bool = False
+    store: RecordStore | ReadOnce,
+    study: Study | Part,
+    *,
+    pool_devices: bool = False,
+    pool_versions: bool = False,
 ) -> pd.DataFrame:
     """One row for each trial of a study or of one of its parts.
 
@@ -43,11 +65,13 @@ def trials_frame(
         PoolingError: they come from different devices or versions, and that is not allowed.
     """
     pairs = _records(store, study, pool_devices=pool_devices, pool_versions=pool_versions)
-    return _frame([_trial_row(trial, record) for trial, record in pairs])
+    cells = {trial.cell.id: trial.cell for trial, _ in pairs}
+    axes = {identity: cell.axes() for identity, cell in cells.items()}
+    return _frame([_trial_row(trial, record, axes[trial.cell.id]) for trial, record in pairs])
 
 
 def rows_frame(
-    store: RecordStore,
+    store: RecordStore | ReadOnce,
     study: Study | Part,
     *,
     row: str,
@@ -73,7 +97,8 @@ def rows_frame(
         DesignError: an axis that the study's cells do not have.
         PoolingError: the records come from different devices or versions, and that is not allowed.
     """
-    trees = {trial.cell.id: trial.cell.axes() for trial in study.trials}
+    cells = {trial.cell.id: trial.cell for trial in study.trials}
+    trees = {identity: cell.axes() for identity, cell in cells.items()}
     chosen = _varying(trees.values()) if axes is None else list(axes)
     known = list(dict.fromkeys(name for tree in trees.values() for name in tree))
     for name in chosen:
@@ -107,7 +132,7 @@ def rows_frame(
 
 
 def _records(
-    store: RecordStore, study: Study | Part, *, pool_devices: bool, pool_versions: bool
+    store: RecordStore | ReadOnce, study: Study | Part, *, pool_devices: bool, pool_versions: bool
 ) -> list[tuple[Trial, Record | None]]:
     pairs = [(trial, store.read(trial)) for trial in study.trials]
     # A failed trial measured nothing.
@@ -145,12 +170,12 @@ def _require_one(origins: Counter[str], trouble: str, advice: str) -> None:
         raise PoolingError(f"{trouble}: {listed}. Last bits differ between them. {advice}")
 
 
-def _trial_row(trial: Trial, record: Record | None) -> dict[str, Any]:
+def _trial_row(trial: Trial, record: Record | None, axes: Mapping[str, Any]) -> dict[str, Any]:
     provenance = record.provenance if record else {}
     outcome = record.outcome if record else None
     return {
         "trial": trial.id,
-        **trial.cell.axes(),
+        **axes,
         "replicate": trial.replicate,
         "outcome": str(outcome.kind) if outcome else MISSING,
         "step": outcome.step if outcome else None,

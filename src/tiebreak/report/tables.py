@@ -23,7 +23,7 @@ from tiebreak.design.study import Study
 from tiebreak.records import durable
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
-from tiebreak.records.table import MISSING, rows_frame, trials_frame
+from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.stats import bootstrap_mean
@@ -87,9 +87,10 @@ def read_frames(
     pooled = {"pool_devices": pool_devices, "pool_versions": pool_versions}
     cells = {trial.cell.id: trial.cell for trial in study.trials}
     axes = {name for cell in cells.values() for name in cell.axes()}
-    trials = trials_frame(store, study, **pooled)
+    records = ReadOnce(store)
+    trials = trials_frame(records, study, **pooled)
     rows = {
-        kind: rows_frame(store, only, row=kind, axes=(), **pooled)
+        kind: rows_frame(records, only, row=kind, axes=(), **pooled)
         for kind, protocols in _protocols_by_kind(cell.protocol for cell in cells.values()).items()
         for only in [_of_protocols(study, protocols)]
     }

@@ -7,11 +7,12 @@ second mean says what the accuracy is if such a run is scored at chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
@@ -22,6 +23,8 @@ from tiebreak.report.stats import Estimate, mean_interval, paired_difference
 REACHED_END = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
 """Outcomes with a last epoch; a run that never left chance reached it and is part of the mean."""
 
+_EPOCH_NUMBERS = ("epoch", "test_accuracy", "train_loss", "chance", "test_images")
+_RUN_NUMBERS = ("final_test_accuracy", "best_test_accuracy", "chance", "nonfinite_step")
 _TREATMENT = ("cell", "jacobian", "beta", "selection")
 
 
@@ -39,16 +42,14 @@ def run_table(trials: pd.DataFrame, epochs: pd.DataFrame, nonfinite: pd.DataFram
         `best_test_accuracy` and `best_epoch`, `final_train_loss`, `chance`, `test_images`, and
         `nonfinite_step`, `nonfinite_epoch`, `nonfinite_where`, `nonfinite_tensor` of the first one.
     """
-    by_epoch = _grouped(epochs, order="epoch")
-    by_step = _grouped(nonfinite, order="step")
+    runs = _Runs(epochs, order="epoch", numbers=_EPOCH_NUMBERS)
+    bad = _Runs(nonfinite, order="step", numbers=("step", "epoch"))
     records = []
-    for trial in trials.to_dict("records"):
+    for trial in trials[["trial", "cell", "replicate", "outcome", "step"]].to_dict("records"):
         key = (trial["cell"], trial["replicate"])
-        run, bad = by_epoch.get(key), by_step.get(key)
         ended = trial["outcome"] in REACHED_END
-        last = run.iloc[-1] if run is not None else None
-        best, best_epoch = _best(run)
-        first = bad.iloc[0] if bad is not None else None
+        last, first = runs.last(key), bad.first(key)
+        best, best_epoch = _best(runs, key)
         step = trial["step"] if trial["outcome"] == OutcomeKind.DIVERGED else None
         records.append(
             {
@@ -56,20 +57,18 @@ def run_table(trials: pd.DataFrame, epochs: pd.DataFrame, nonfinite: pd.DataFram
                 "cell": trial["cell"],
                 "replicate": trial["replicate"],
                 "outcome": trial["outcome"],
-                "num_epochs_run": 0 if run is None else len(run),
-                "final_test_accuracy": float(last["test_accuracy"])
-                if ended and last is not None
-                else math.nan,
-                "last_test_accuracy": float(last["test_accuracy"]) if last is not None else math.nan,
+                "num_epochs_run": runs.count(key),
+                "final_test_accuracy": runs.number("test_accuracy", last) if ended else math.nan,
+                "last_test_accuracy": runs.number("test_accuracy", last),
                 "best_test_accuracy": best,
                 "best_epoch": best_epoch,
-                "final_train_loss": float(last["train_loss"]) if ended and last is not None else math.nan,
-                "chance": float(last["chance"]) if last is not None else math.nan,
-                "test_images": float(last["test_images"]) if last is not None else math.nan,
-                "nonfinite_step": _number(first["step"] if first is not None else step),
-                "nonfinite_epoch": _number(first["epoch"] if first is not None else None),
-                "nonfinite_where": first["where"] if first is not None else None,
-                "nonfinite_tensor": first["tensor"] if first is not None else None,
+                "final_train_loss": runs.number("train_loss", last) if ended else math.nan,
+                "chance": runs.number("chance", last),
+                "test_images": runs.number("test_images", last),
+                "nonfinite_step": bad.number("step", first) if first is not None else _number(step),
+                "nonfinite_epoch": bad.number("epoch", first),
+                "nonfinite_where": bad.word("where", first),
+                "nonfinite_tensor": bad.word("tensor", first),
             }
         )
     return _with_known_chance(pd.DataFrame(records), trials)
@@ -89,30 +88,31 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
         `best_mean` of the best epochs (selected on the test set: an upper bound, not a result);
         `diverged_step_median`; `chance`.
     """
+    columns = {name: runs[name].to_numpy(dtype=float) for name in _RUN_NUMBERS}
+    outcomes = runs["outcome"].to_numpy(dtype=object)
     records = []
-    for cell, group in runs.groupby("cell", sort=False):
-        count = {str(kind): int((group["outcome"] == kind).sum()) for kind in OutcomeKind}
-        ended = group["final_test_accuracy"].dropna()
-        completed = group.loc[group["outcome"] == OutcomeKind.COMPLETED, "final_test_accuracy"].dropna()
-        diverged = group[group["outcome"] == OutcomeKind.DIVERGED]
-        chance = group["chance"].dropna()
-        scored = np.concatenate([ended, diverged["chance"]])
+    for cell, places in _places(runs["cell"]):
+        outcome = outcomes[places]
+        final, best, chances, steps = (columns[name][places] for name in _RUN_NUMBERS)
+        count = {str(kind): int((outcome == kind).sum()) for kind in OutcomeKind}
+        is_ended, is_diverged = ~np.isnan(final), outcome == OutcomeKind.DIVERGED
+        scored = np.concatenate([final[is_ended], chances[is_diverged]])
         estimate, done, every = (
             mean_interval(values, bounds=(0.0, 1.0))
             for values in (
-                ended.to_numpy(dtype=float),
-                completed.to_numpy(dtype=float),
+                final[is_ended],
+                final[is_ended & (outcome == OutcomeKind.COMPLETED)],
                 scored if np.isfinite(scored).all() else [],
             )
         )
-        best = group.loc[group["outcome"].isin(REACHED_END), "best_test_accuracy"].dropna()
-        steps = diverged["nonfinite_step"].dropna()
+        reached = best[np.isin(outcome, REACHED_END) & ~np.isnan(best)]
+        steps, chance = steps[~np.isnan(steps)], chances[~np.isnan(chances)]
         records.append(
             {
                 "cell": cell,
-                "num_planned": len(group),
+                "num_planned": len(places),
                 **{f"num_{kind}": number for kind, number in count.items()},
-                "num_missing": int((group["outcome"] == MISSING).sum()),
+                "num_missing": int((outcome == MISSING).sum()),
                 "num_ended": estimate.num,
                 **_columns("accuracy", estimate),
                 "accuracy_completed_mean": done.mean,
@@ -120,9 +120,9 @@ def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
                 "accuracy_all_num": every.num,
                 "accuracy_all_mean": every.mean,
                 "accuracy_all_sd": every.sd,
-                "best_mean": float(best.mean()) if len(best) else math.nan,
-                "diverged_step_median": float(steps.median()) if len(steps) else math.nan,
-                "chance": float(chance.iloc[0]) if len(chance) else math.nan,
+                "best_mean": float(reached.mean()) if len(reached) else math.nan,
+                "diverged_step_median": float(np.median(steps)) if len(steps) else math.nan,
+                "chance": float(chance[0]) if len(chance) else math.nan,
             }
         )
     return pd.DataFrame(records)
@@ -171,20 +171,27 @@ def _paired(
 ) -> pd.DataFrame:
     shared = [name for name in cells.columns if name not in ignore]
     references = {_key(row, shared): row["cell"] for row in reference.to_dict("records")}
-    by_cell = {cell: group.set_index("replicate") for cell, group in runs.groupby("cell", sort=False)}
+    final = runs["final_test_accuracy"].to_numpy(dtype=float)
+    outcomes = runs["outcome"].to_numpy(dtype=object)
+    replicates = runs["replicate"].tolist()
+    by_cell = {
+        cell: {replicates[place]: place for place in places.tolist() if outcomes[place] != MISSING}
+        for cell, places in _places(runs["cell"])
+    }
     records = []
     for row in cells.to_dict("records"):
         other = references.get(_key(row, shared))
         if other is None or other == row["cell"] or not {row["cell"], other} <= set(by_cell):
             continue
-        both = by_cell[row["cell"]].join(by_cell[other].add_suffix("_reference"), how="inner")
-        both = both[(both["outcome"] != MISSING) & (both["outcome_reference"] != MISSING)]
-        pairs = both.dropna(subset=["final_test_accuracy", "final_test_accuracy_reference"])
-        estimate = paired_difference(
-            pairs["final_test_accuracy"].to_numpy(dtype=float),
-            pairs["final_test_accuracy_reference"].to_numpy(dtype=float),
-            bounds=(-1.0, 1.0),
-        )
+        theirs = by_cell[other]
+        both = [
+            (place, theirs[replicate])
+            for replicate, place in by_cell[row["cell"]].items()
+            if replicate in theirs
+        ]
+        left, right = np.array(both, dtype=int).reshape(-1, 2).T
+        are_pairs = ~np.isnan(final[left]) & ~np.isnan(final[right])
+        estimate = paired_difference(final[left][are_pairs], final[right][are_pairs], bounds=(-1.0, 1.0))
         records.append(
             {
                 "cell": row["cell"],
@@ -193,9 +200,9 @@ def _paired(
                 "num_pairs": estimate.num,
                 **_columns("difference", estimate),
                 **{
-                    f"num_{side}{kind}": int((both[f"outcome{suffix}"] == kind).sum())
+                    f"num_{side}{kind}": int((outcomes[places] == kind).sum())
                     for kind in (OutcomeKind.DIVERGED, OutcomeKind.NOT_LEARNED)
-                    for side, suffix in (("", ""), ("reference_", "_reference"))
+                    for side, places in (("", left), ("reference_", right))
                 },
                 "p_value": paired_p(estimate),
             }
@@ -203,13 +210,66 @@ def _paired(
     return with_holm(pd.DataFrame(records))
 
 
-def _best(run: pd.DataFrame | None) -> tuple[float, float]:
+class _Runs:
+    """The rows of each run in their order, with some columns as numbers: no frame is made of a run.
+
+    Thousands of frames of ten rows would take a minute where a look into an array takes none.
+    """
+
+    def __init__(self, rows: pd.DataFrame, *, order: str, numbers: Sequence[str]) -> None:
+        self._numbers: dict[str, NDArray[np.float64]] = {}
+        self._ends: dict[tuple[object, object], tuple[int, int]] = {}
+        self._rows = rows
+        if not len(rows):
+            return
+        self._rows = rows.sort_values(["cell", "replicate", order], kind="stable")
+        self._numbers = {name: self._rows[name].to_numpy(dtype=float, na_value=math.nan) for name in numbers}
+        keys = zip(self._rows["cell"].tolist(), self._rows["replicate"].tolist(), strict=True)
+        for place, key in enumerate(keys):
+            self._ends[key] = (self._ends[key][0] if key in self._ends else place, place + 1)
+
+    def count(self, key: tuple[object, object]) -> int:
+        """Rows of a run."""
+        start, stop = self._ends.get(key, (0, 0))
+        return stop - start
+
+    def first(self, key: tuple[object, object]) -> int | None:
+        """Place of its first row; None without rows."""
+        return self._ends[key][0] if key in self._ends else None
+
+    def last(self, key: tuple[object, object]) -> int | None:
+        """Place of its last row; None without rows."""
+        return self._ends[key][1] - 1 if key in self._ends else None
+
+    def numbers(self, name: str, key: tuple[object, object]) -> NDArray[np.float64]:
+        """A column of a run."""
+        start, stop = self._ends.get(key, (0, 0))
+        return self._numbers[name][start:stop] if stop else np.empty(0)
+
+    def number(self, name: str, place: int | None) -> float:
+        """The number of a row; NaN without a row."""
+        return math.nan if place is None else float(self._numbers[name][place])
+
+    def word(self, name: str, place: int | None) -> Any:
+        """The text of a row; None without a row."""
+        return None if place is None else self._rows[name].iat[place]
+
+
+def _best(runs: _Runs, key: tuple[object, object]) -> tuple[float, float]:
     """Highest test accuracy and the first epoch that had it."""
-    scored = run.dropna(subset=["test_accuracy"]) if run is not None else pd.DataFrame()
+    accuracies = runs.numbers("test_accuracy", key)
+    scored = np.flatnonzero(~np.isnan(accuracies))
     if not len(scored):
         return math.nan, math.nan
-    first = int(scored["test_accuracy"].to_numpy(dtype=float).argmax())
-    return float(scored["test_accuracy"].iloc[first]), float(scored["epoch"].iloc[first])
+    first = scored[accuracies[scored].argmax()]
+    return float(accuracies[first]), float(runs.numbers("epoch", key)[first])
+
+
+def _places(column: pd.Series) -> Iterator[tuple[Any, NDArray[np.intp]]]:
+    """Each value with its places, both in the order of the column."""
+    codes, values = pd.factorize(column)
+    order = np.argsort(codes, kind="stable")
+    yield from zip(values, np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True)
 
 
 def _columns(name: str, estimate: Estimate) -> dict[str, float]:
@@ -225,16 +285,6 @@ def _key(row: Mapping[Hashable, Any], names: Sequence[str]) -> tuple[object, ...
     # A missing value differs from itself, and stands for an axis that a cell does not have.
     values = (row[name] for name in names)
     return tuple(None if pd.isna(value) else value for value in values)
-
-
-def _grouped(rows: pd.DataFrame, *, order: str) -> dict[tuple[object, object], pd.DataFrame]:
-    if not len(rows):
-        return {}
-    ordered = rows.sort_values(["cell", "replicate", order], kind="stable")
-    return {
-        (cell, replicate): group
-        for (cell, replicate), group in ordered.groupby(["cell", "replicate"], sort=False)
-    }
 
 
 def _with_known_chance(runs: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
