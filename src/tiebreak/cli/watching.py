@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -40,6 +41,8 @@ def status(parsed: argparse.Namespace) -> int:
     names = [word for word in parsed.words if "=" not in word]
     if len(names) > 1:
         raise UserError(f"status takes one study, got {' '.join(names)}. Leave the name out for all of them.")
+    if not parsed.watch:
+        gc.disable()  # the process ends before it would pay: a fifth of the time of ten thousand trials
     survey = Survey(_folder([word for word in parsed.words if "=" in word]))
     survey.refresh()
     name = names[0] if names else None

@@ -231,6 +231,7 @@ class Cell:
                 f"a stored cell does not have the fields of schema {SCHEMA}: "
                 f"{strays[0]} is missing or unknown."
             )
+        cell.__dict__["canonical"] = _canonical(understood)  # a study of thousands asks each for its id
         return cell
 
     @classmethod
@@ -253,8 +254,7 @@ class Cell:
     @cached_property
     def canonical(self) -> str:
         """The one JSON text of this cell: sorted keys, no spaces, schema number."""
-        tree = {"schema": SCHEMA, **self.to_dict()}
-        return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _canonical(self.to_dict())
 
     @cached_property
     def id(self) -> str:
@@ -319,6 +319,10 @@ def stream_seed(stream: str, *, replicate: int) -> int:
     """Seed in [0, 2**63) that is a function of the stream's name and the replicate only."""
     digest = hashlib.sha256(f"tiebreak:{stream}:{replicate}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _canonical(tree: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": SCHEMA, **tree}, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _plain(part: Any) -> dict[str, Any]:

@@ -41,9 +41,11 @@ class Axes:
         seen: set[tuple[int, ...]] = set()
         for name in dict.fromkeys((PART, *(name for row in self._of_cell.values() for name in row))):
             values = [row.get(name) for row in self._of_cell.values()]
+            if len(set(values) - {None}) < 2 or name == "cell":
+                continue
             numbers: dict[Any, int] = {}
             parting = tuple(numbers.setdefault(value, len(numbers)) for value in values)
-            if name != "cell" and len(numbers.keys() - {None}) > 1 and parting not in seen:
+            if parting not in seen:
                 seen.add(parting)
                 yield name
 

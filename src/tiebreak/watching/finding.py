@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiebreak.design.axes import UserError
-from tiebreak.watching.axes import REPLICATE, Axes, in_order, spelled
+from tiebreak.watching.axes import REPLICATE, Axes, spelled
 from tiebreak.watching.status import word
 from tiebreak.watching.survey import Standing, StudyView
 
@@ -148,26 +148,15 @@ def ordered(entries: Iterable[Entry], *, by: str) -> list[Entry]:
 
     What has no value comes last either way.
     """
-    entries = list(entries)
-    name = by.removeprefix("-")
-    values = [_value(entry, name) for entry in entries]
-    places = {value: place for place, value in enumerate(in_order(sorted_words(values)))}
-    present = [
-        (places[value], entry) for value, entry in zip(values, entries, strict=True) if value is not None
-    ]
+    name, present, missing = by.removeprefix("-"), [], []
+    for entry in entries:
+        value = _value(entry, name)
+        if value is None:
+            missing.append(entry)
+        else:
+            present.append(((isinstance(value, str), value), entry))  # numbers before words
     present.sort(key=lambda pair: pair[0], reverse=by.startswith("-"))
-    return [
-        *(entry for _, entry in present),
-        *(entry for value, entry in zip(values, entries, strict=True) if value is None),
-    ]
-
-
-def sorted_words(values: Iterable[Any]) -> list[Any]:
-    """The distinct values with the words among them in alphabetical order."""
-    return sorted(
-        dict.fromkeys(values),
-        key=lambda value: (isinstance(value, str), value if isinstance(value, str) else ""),
-    )
+    return [*(entry for _, entry in present), *missing]
 
 
 def _value(entry: Entry, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -39,7 +40,17 @@ _SHOWN_COLUMNS = 8
 _PREVIEW_CURVES = 24
 _LOG_BYTES = 1_000_000
 _TRACEBACKS = 12
+_STATIC = Path(__file__).with_name("static")
 _ID = re.compile(r"[0-9a-f]{12}")
+
+
+class _Static(StaticFiles):
+    """Files whose address changes with them, so that a browser need not ask again."""
+
+    def file_response(self, *args: Any, **keywords: Any) -> Response:
+        response = super().file_response(*args, **keywords)
+        response.headers["cache-control"] = "max-age=86400, immutable"
+        return response
 
 
 class Dashboard:
@@ -57,6 +68,8 @@ class Dashboard:
         self._lock = threading.Lock()
         self._indices: Mapping[str, Index] = {}
         self._environment = _environment()
+        files = sorted(path for path in _STATIC.iterdir() if path.is_file())
+        self._static = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
         self.look()
 
     def look(self) -> None:
@@ -73,6 +86,22 @@ class Dashboard:
                     for name, view in self._survey.studies.items()
                 }
 
+    def index(self, study: str) -> Index:
+        """The trials of a study as they were last seen.
+
+        Raises:
+            KeyError: there is no such study.
+        """
+        return self._indices[study]
+
+    def index(self, study: str) -> Index:
+        """The trials of a study as they were last seen.
+
+        Raises:
+            KeyError: there is no such study.
+        """
+        return self._indices[study]
+
     @property
     def version(self) -> str:
         """Changes when a page would."""
@@ -80,7 +109,6 @@ class Dashboard:
 
     def routes(self) -> Starlette:
         """The application."""
-        static = Path(__file__).with_name("static")
         return Starlette(
             routes=[
                 Route("/", self._overview),
@@ -94,7 +122,7 @@ class Dashboard:
                 Route("/trial/{cell}/{replicate}", self._trial),
                 Route("/record/{cell}/{replicate}", self._raw_record),
                 Route("/log/{cell}/{replicate}/{attempt}", self._log),
-                Mount("/static", StaticFiles(directory=static)),
+                Mount("/static", _Static(directory=_STATIC)),
             ],
             exception_handlers={HTTPException: self._refusal},
         )
@@ -102,6 +130,7 @@ class Dashboard:
     def _page(self, request: Request, name: str, *, status: int = 200, **values: Any) -> Response:
         text = self._environment.get_template(f"{name}.html.j2").render(
             version=self.version,
+            static=self._static,
             results=self.results.name or str(self.results),
             here=request.url.path,
             notices=self._survey.notices,
