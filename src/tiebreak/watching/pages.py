@@ -94,14 +94,6 @@ class Dashboard:
         """
         return self._indices[study]
 
-    def index(self, study: str) -> Index:
-        """The trials of a study as they were last seen.
-
-        Raises:
-            KeyError: there is no such study.
-        """
-        return self._indices[study]
-
     @property
     def version(self) -> str:
         """Changes when a page would."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import socket
 import sys
 import threading
@@ -58,6 +59,8 @@ def serve(
     shown = "localhost" if host in ("", "0.0.0.0", "::") else host
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
     dashboard = Dashboard(results)
+    gc.collect()
+    gc.freeze()  # a study stays: going through all of it now and then would make somebody wait
     server = uvicorn.Server(
         uvicorn.Config(
             application(dashboard, host=host),
