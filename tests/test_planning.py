@@ -16,7 +16,8 @@ from tiebreak.design.axes import Device, UserError
 from tiebreak.records.record import Record
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import RecordStore
-from tiebreak.runner.claim import Attempts, Ending
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import Attempts
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TUNED = """

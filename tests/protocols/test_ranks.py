@@ -31,8 +31,9 @@ from tiebreak.protocols.setting import Setting
 from tiebreak.protocols.shared_session import FollowerSession
 from tiebreak.records.session import OutcomeKind, RankLost, Stopped
 from tiebreak.records.store import RecordStore
+from tiebreak.runner.attempt import Ending
 from tiebreak.runner.checkpoint import CheckpointStore
-from tiebreak.runner.claim import Attempts, Ending
+from tiebreak.runner.claim import Attempts
 from tiebreak.runner.session import AttemptFailed, Bench, run_trial
 
 TWO = Execution(num_ranks=2)

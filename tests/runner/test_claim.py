@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,8 @@ from pathlib import Path
 import pytest
 
 from tiebreak.records.durable import StoreError
-from tiebreak.runner.claim import (
-    MOST_DEATHS,
-    MOST_ERRORS,
-    Attempts,
-    Claimed,
-    ClaimLost,
-    Ending,
-    Exhausted,
-    Holder,
-)
+from tiebreak.runner.attempt import Ending, Holder
+from tiebreak.runner.claim import MOST_DEATHS, MOST_ERRORS, Attempts, Claimed, ClaimLost, Exhausted
 
 
 @pytest.fixture
@@ -114,6 +107,60 @@ def test_elsewhere_the_heartbeat_decides(attempts, holder):
     attempts.claim().end(Ending.STOPPED)
     assert attempts.history()[1].reason.startswith("no sign of life for 13")
     assert attempts.history()[1].ending is (Ending.NODE_FAIL if holder else Ending.KILLED)
+
+
+def test_a_sign_of_life_from_the_future_does_not_hold_a_trial_until_then(attempts):
+    forge(attempts, ELSEWHERE, silent_seconds=-110)
+    with pytest.raises(Claimed, match="node7"):
+        attempts.claim()
+    forge(attempts, ELSEWHERE, silent_seconds=-3600)
+    attempts.claim().end(Ending.STOPPED)
+    assert attempts.history()[1].ending is Ending.NODE_FAIL
+    assert "in the future" in attempts.history()[1].reason
+
+
+@pytest.mark.parametrize("name", ["holder.json", "end.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b'"text"', b"1", b"null", b"{}", b"\xff", b'{"pid": 1}', b'{"ending": 3}'),
+        b'{"ending": "from a later version", "at": null, "reason": ["x"]}',
+        *(json.dumps({**vars(ELSEWHERE), "pid": pid}).encode() for pid in (-1, 2**70, None, "\0", [])),
+    ],
+)
+def test_a_damaged_file_of_an_attempt_blocks_nobody(attempts, name, content):
+    forge(attempts, ELSEWHERE, silent_seconds=3600)
+    (attempts.folder / "1" / name).write_bytes(content)
+    attempts.claim().end(Ending.STOPPED)
+    assert len(attempts.history()) == 2
+    assert not attempts.failure()
+
+
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "007", "-1", "1e3", "notes"])
+def test_a_folder_that_is_no_attempt_is_passed_over(attempts, name):
+    (attempts.folder / name).mkdir(parents=True)
+    assert attempts.latest() == 0
+    attempts.claim().end(Ending.STOPPED)
+    assert attempts.latest() == 1
+
+
+def test_attempts_that_are_removed_meanwhile_stop_nobody(attempts):
+    claim = attempts.claim()
+    shutil.rmtree(attempts.folder)
+    with pytest.raises(ClaimLost):
+        claim.check()
+    claim.end(Ending.STOPPED)
+    attempts.claim().end(Ending.STOPPED)
+    assert endings(attempts) == [Ending.STOPPED]
+
+
+def test_thousands_of_attempts_are_looked_through_once(attempts, monkeypatch):
+    for number in range(1, 501):
+        (attempts.folder / str(number)).mkdir(parents=True)
+    looks, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looks.append(folder) or scandir(folder))
+    assert len(attempts.history()) == 500
+    assert len(looks) < 10
 
 
 def test_a_folder_without_a_heartbeat_is_judged_by_its_own_age(attempts):

@@ -12,7 +12,8 @@ from tiebreak.records.durable import RecordError
 from tiebreak.records.record import row_to_json
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import RecordStore
-from tiebreak.runner.claim import Attempts, Ending
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import Attempts
 from tiebreak.runner.crew import Refused, WorkersDied, worker_environment
 from tiebreak.runner.eta import Eta
 from tiebreak.runner.events import (

@@ -7,7 +7,8 @@ import pytest
 from tiebreak.records.durable import StoreError
 from tiebreak.records.record import Record, row_to_json
 from tiebreak.records.session import Outcome, OutcomeKind, Stopped
-from tiebreak.runner.claim import Attempts, Claimed, Ending
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import Attempts, Claimed
 from tiebreak.runner.events import Note, TrialEnded, TrialProgress, TrialStarted
 from tiebreak.runner.session import run_trial
 

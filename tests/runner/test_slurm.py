@@ -10,7 +10,7 @@ import pytest
 from tiebreak.cli.studying import slurm_folder
 from tiebreak.config import compose_launch
 from tiebreak.runner import slurm
-from tiebreak.runner.claim import Ending
+from tiebreak.runner.attempt import Ending
 from tiebreak.runner.launch import new_launch, read_launch
 
 

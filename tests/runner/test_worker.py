@@ -12,7 +12,8 @@ from tiebreak.records.durable import RecordError
 from tiebreak.records.record import row_to_json
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
-from tiebreak.runner.claim import Attempts, Ending
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import Attempts
 from tiebreak.runner.manifest import read_manifest, write_manifest
 from tiebreak.runner.worker import Job, in_turn
 

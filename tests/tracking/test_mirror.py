@@ -80,7 +80,7 @@ def test_a_point_names_the_row_it_comes_from(tmp_path, bench, mirror, trials):
 
 def test_a_trial_that_is_stopped_and_continued_is_one_run(tmp_path, bench, mirror, trials, monkeypatch):
     from tiebreak.records.session import Stopped
-    from tiebreak.runner.claim import Ending
+    from tiebreak.runner.attempt import Ending
 
     trial, seen = trials[0], []
     with mirror() as far:

@@ -9,7 +9,7 @@ from pathlib import Path
 import made_up
 import pytest
 
-from tiebreak.runner.claim import Holder
+from tiebreak.runner.attempt import Holder
 from tiebreak.watching.survey import Survey
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)

@@ -11,6 +11,8 @@ from tiebreak.design.study import Part, Study
 from tiebreak.records.migrate import MIGRATIONS, former_ids, identity
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import RecordStore
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import Attempts, Claimed
 from tiebreak.runner.launch import new_launch
 from tiebreak.watching.survey import State, Survey
 from tiebreak.watching.waiting import Launches
@@ -93,11 +95,13 @@ def test_many_refreshes_end_where_one_look_does(tmp_path, survey_of):
     ("options", "expected"),
     [
         ({"who": "here"}, State.RUNNING),
-        ({"who": "here", "age_seconds": 1e6}, State.RUNNING),
+        ({"who": "here", "age_seconds": 1e6}, State.LEFT),  # it hangs, and who wants the trial takes it over
         ({"who": "gone"}, State.LEFT),
         ({"who": "elsewhere"}, State.RUNNING),
         ({"who": "elsewhere", "age_seconds": 90}, State.RUNNING),
         ({"who": "elsewhere", "age_seconds": 130}, State.LEFT),
+        ({"who": "elsewhere", "age_seconds": -90}, State.RUNNING),  # clocks differ a little
+        ({"who": "elsewhere", "age_seconds": -1e6}, State.LEFT),
         ({"who": "elsewhere", "end": {"ending": "timeout"}}, State.LEFT),
         ({"who": "here", "end": {"ending": "from a later version"}}, State.LEFT),
     ],
@@ -108,6 +112,12 @@ def test_who_works_on_a_trial(copied, study, survey_of, attempt, options, expect
     view = survey_of(copied).studies["big"]
     item = view.standings[-1]
     assert (item.trial.id, item.state) == (trial.id, expected)
+    attempts = Attempts(RecordStore(copied).attempts_folder(trial), trial=trial.id)
+    if expected is State.RUNNING:  # one that wants the trial gives the same answer
+        with pytest.raises(Claimed):
+            attempts.claim()
+    else:
+        attempts.claim().end(Ending.STOPPED)
     assert view.workers == (expected is State.RUNNING)
     if expected is State.RUNNING:
         assert item.attempt.share_done == 0.25

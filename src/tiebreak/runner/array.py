@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiebreak.records.store import RecordStore
 from tiebreak.runner import slurm
-from tiebreak.runner.claim import slurm_job
+from tiebreak.runner.attempt import slurm_job
 from tiebreak.runner.crew import Crew, Refused, WorkersDied, plan_workers
 from tiebreak.runner.events import Listener
 from tiebreak.runner.launch import Launch

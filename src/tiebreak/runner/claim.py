@@ -3,33 +3,28 @@
 An attempt is a folder `<replicate>.attempts/<number>`, and making it is the claim: of several processes
 exactly one can make it, on network file systems too. Numbers only grow, so the highest is the valid claim
 and a process that was taken for dead and wakes up sees that it has lost. The holder signs with its process
-and touches a heartbeat; who finds an attempt without an end asks whether its process still exists (same
-machine) or whether its heartbeat is older than the lease, by the file server's clock.
+and touches a heartbeat; who finds an attempt without an end asks whether it still lives (`attempt.death`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import secrets
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tiebreak.records.durable import RecordError, explained, make_folder
 from tiebreak.records.provenance import utc_now
+from tiebreak.runner.attempt import Attempt, Ending, Holder, death, numbers_of, read_attempt
 
 LEASE_SECONDS = 120.0
 """A heartbeat older than this is that of a dead process; it is touched eight times a lease."""
-LOG_VARIABLE = "TIEBREAK_LOG"
-"""The environment variable that tells a worker the name of its log, relative to the results folder."""
 MOST_ERRORS = 2
 MOST_DEATHS = 5
 
@@ -53,97 +48,6 @@ class Exhausted(RecordError):  # noqa: N818 - an answer, not an accident
     """The trial has failed as often as a trial may; the message is the reason."""
 
 
-class Ending(StrEnum):
-    """How an attempt ended.
-
-    `killed` (the process is gone, or hangs, on this machine) and `node_fail` (no sign of life from another
-    one) are written by who finds it dead. `timeout` and `preempted`: the scheduler asked it to stop, at the
-    end of the job's time or for a more urgent job. `superseded`: another was first.
-    """
-
-    RECORDED = "recorded"
-    STOPPED = "stopped"
-    TIMEOUT = "timeout"
-    PREEMPTED = "preempted"
-    ERROR = "error"
-    KILLED = "killed"
-    NODE_FAIL = "node_fail"
-    SUPERSEDED = "superseded"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """The process that holds a claim; enough to tell it from a later one that got the same number.
-
-    Args:
-        host: name of the machine or cluster node, for people.
-        pid: its process number.
-        started: when the process started, in the system's own clock ticks; empty where that is not known.
-        machine: boot and process namespace; a pid means something only where they are ours.
-        since: when the claim was made, UTC.
-        job: number of the scheduler's job, such as `17_3`; empty without a scheduler.
-        log: file that the process writes to, relative to the results folder; empty if there is none.
-    """
-
-    host: str
-    pid: int
-    started: str
-    machine: str
-    since: str
-    job: str = ""
-    log: str = ""
-
-    @classmethod
-    def this_process(cls) -> Holder:
-        """The signature of the calling process."""
-        pid = os.getpid()
-        return cls(
-            host=os.environ.get("SLURMD_NODENAME") or platform.node(),
-            pid=pid,
-            started=(_process(pid) or ("", False))[0],
-            machine=_machine(),
-            since=utc_now(),
-            job=slurm_job(),
-            log=os.environ.get(LOG_VARIABLE, ""),
-        )
-
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> Holder:
-        """A signature as it was written, perhaps by another version: unknown fields are left out."""
-        return cls(**{item.name: tree[item.name] for item in fields(cls) if item.name in tree})
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine since it was last started."""
-        return self.machine == _machine()
-
-    def is_gone(self) -> bool:
-        """Whether the process is known to be no more; False also where that cannot be known from here."""
-        if not self.is_here:
-            return False
-        if (found := _process(self.pid)) is not None:
-            start, is_zombie = found
-            return is_zombie or start != self.started
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """What is known of one attempt; `ending` is None while it has not ended."""
-
-    number: int
-    holder: Holder | None
-    ending: Ending | None
-    reason: str = ""
-
-
 class Attempts:
     """The attempts at one trial.
 
@@ -160,7 +64,8 @@ class Attempts:
 
     def history(self) -> list[Attempt]:
         """Every attempt since the trial was last reopened, oldest first."""
-        return [self._attempt(number) for number in self._numbers() if number > self._reopened_after()]
+        reopened_after = self._reopened_after()
+        return [self._attempt(number) for number in self._numbers() if number > reopened_after]
 
     def claim(self) -> Claim:
         """Begin a new attempt.
@@ -171,7 +76,8 @@ class Attempts:
             StoreError: the folder cannot be written.
         """
         while True:
-            with explained(self.folder):
+            # Another process may claim at this very moment, or somebody remove the folder: look again then.
+            with explained(self.folder), suppress(FileExistsError, FileNotFoundError):
                 make_folder(self.folder)
                 numbers = self._numbers()
                 last = numbers[-1] if numbers else 0
@@ -179,9 +85,8 @@ class Attempts:
                     self._settle(self._attempt(last))
                 if reason := self.failure():
                     raise Exhausted(reason)
-                with suppress(FileExistsError):  # another process claimed in this very moment: look again
-                    (self.folder / str(last + 1)).mkdir()
-                    return Claim(self, number=last + 1)
+                (self.folder / str(last + 1)).mkdir()
+                return Claim(self, number=last + 1)
 
     def failure(self) -> str:
         """Why the trial is not tried again, or nothing if it may be."""
@@ -234,16 +139,15 @@ class Attempts:
         """See to it that the last attempt has ended, or say who holds it."""
         if last.ending is not None:
             return
-        if last.holder is not None and last.holder.is_gone():
-            self.write_end(last.number, Ending.KILLED, reason="its process was gone")
-            return
-        silent_seconds = self._silent_seconds(last.number)
-        is_here = last.holder is None or last.holder.is_here
-        if silent_seconds > self.lease_seconds:
-            ending = Ending.KILLED if is_here else Ending.NODE_FAIL
-            self.write_end(last.number, ending, reason=f"no sign of life for {silent_seconds:.0f} s")
-            return
-        raise Claimed(self._sentence(last), is_here=is_here)
+        dead = death(
+            last.holder,
+            silent_seconds=lambda: self._silent_seconds(last.number),
+            lease_seconds=self.lease_seconds,
+        )
+        if dead is None:
+            raise Claimed(self._sentence(last), is_here=last.holder is None or last.holder.is_here)
+        ending, reason = dead
+        self.write_end(last.number, ending, reason=reason)
 
     def _sentence(self, attempt: Attempt) -> str:
         holder = attempt.holder
@@ -267,18 +171,11 @@ class Attempts:
             return now - attempt.stat().st_mtime
 
     def _attempt(self, number: int) -> Attempt:
-        folder = self.folder / str(number)
-        holder, end = _read(folder / "holder.json"), _read(folder / "end.json")
-        return Attempt(
-            number=number,
-            holder=Holder.from_tree(holder) if holder else None,
-            ending=Ending(end["ending"]) if end else None,
-            reason=end["reason"] if end else "",
-        )
+        return read_attempt(self.folder / str(number))
 
     def _numbers(self) -> list[int]:
         with suppress(FileNotFoundError):
-            return sorted(int(entry.name) for entry in os.scandir(self.folder) if entry.name.isdigit())
+            return numbers_of(self.folder)
         return []
 
     def _reopened_after(self) -> int:
@@ -330,7 +227,8 @@ class Claim:
         """Give the claim up and say how the attempt ended, if that can be written."""
         self._ended.set()
         self._thread.join()
-        with suppress(RecordError):  # a full disk, say: without an end it counts as dead once we are gone
+        # A full disk, say, or a folder that was removed: without an end it counts as dead once we are gone.
+        with suppress(RecordError, FileNotFoundError):
             self._attempts.write_end(self.number, ending, reason=reason, traceback=traceback)
 
     def _beat(self) -> None:
@@ -349,41 +247,7 @@ def _shares(done: int, total: int) -> str:
     return f"{done}/{total}".ljust(24)
 
 
-def slurm_job() -> str:
-    """Number of the SLURM job that this process belongs to, `17_3` in an array; empty outside."""
-    environment = os.environ
-    if array := environment.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
-    return environment.get("SLURM_JOB_ID", "")
-
-
 def _written_beside(path: Path, tree: dict[str, Any]) -> Path:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     temporary.write_text(json.dumps(tree), encoding="utf-8")
     return temporary
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # written in one step, but a power cut can leave it empty
-        return None
-
-
-def _process(pid: int) -> tuple[str, bool] | None:
-    """Start of a process in clock ticks since boot, and whether it is a zombie; None if it cannot be seen."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
-    return fields[18], state in "ZX"
-
-
-def _machine() -> str:
-    """This boot of this machine, and the process namespace in it (containers share the first)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
-from tiebreak.runner.claim import LOG_VARIABLE, Ending
+from tiebreak.runner.attempt import LOG_VARIABLE, Ending
 from tiebreak.runner.events import Event, Note, Refusal, TrialStarted, from_line
 from tiebreak.runner.launch import Launch
 from tiebreak.runner.worker import DONE, REFUSED, SIGNALS, STOPPED, Job

@@ -19,7 +19,7 @@ from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError, create, explained, make_folder
 from tiebreak.records.durable import replace as write_in_place
 from tiebreak.records.provenance import utc_now
-from tiebreak.runner.claim import Holder
+from tiebreak.runner.attempt import Holder
 from tiebreak.runner.manifest import read_manifest, write_manifest
 
 FOLDER = "launches"

@@ -18,8 +18,9 @@ from tiebreak.records.provenance import SETTLED, Origin, collect, utc_now
 from tiebreak.records.record import Record, row_to_json
 from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, RankLost, Row, Session, Stopped
 from tiebreak.records.store import AlreadyRecorded, RecordStore
+from tiebreak.runner.attempt import Ending
 from tiebreak.runner.checkpoint import CheckpointStore, Saved
-from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Ending, Exhausted
+from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Exhausted
 from tiebreak.runner.events import (
     Listener,
     Note,

@@ -22,7 +22,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tiebreak.records.durable import RecordError
-from tiebreak.runner.claim import Ending, slurm_job
+from tiebreak.runner.attempt import Ending, slurm_job
 from tiebreak.runner.launch import Launch
 
 AUTO = "auto"

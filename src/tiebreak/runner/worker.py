@@ -26,8 +26,9 @@ from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import Origin
 from tiebreak.records.session import Stopped
 from tiebreak.records.store import RecordStore
+from tiebreak.runner.attempt import Ending
 from tiebreak.runner.checkpoint import CheckpointStore
-from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claimed, Ending
+from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claimed
 from tiebreak.runner.events import Event, Note, Refusal, to_line
 from tiebreak.runner.manifest import read_manifest
 from tiebreak.runner.session import Bench, Measure, origin_of, run_trial

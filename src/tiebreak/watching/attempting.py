@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from tiebreak.runner.claim import Ending, Holder
+from tiebreak.runner.attempt import Attempt, death, numbers_of, read_attempt
 
 
 class FileClock:
@@ -46,26 +44,16 @@ class FileClock:
         return self._asked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastAttempt:
-    """The last attempt at a trial that has no record.
+@dataclass(frozen=True, kw_only=True)
+class LastAttempt(Attempt):
+    """An attempt, and how it goes while it has not ended.
 
     Args:
-        number: of the attempt, from 1.
-        holder: who made it, if it is signed.
-        ending: how it ended; None while it has not.
-        reason: why it ended, in words.
-        at: when it ended, UTC.
         is_alive: whether somebody works on it.
         done: steps done, as the heartbeat last said.
         total: all steps; 0 while that is not known.
     """
 
-    number: int
-    holder: Holder | None
-    ending: Ending | None
-    reason: str = ""
-    at: str = ""
     is_alive: bool = False
     done: int = 0
     total: int = 0
@@ -77,11 +65,7 @@ class LastAttempt:
 
 
 def last_attempt(folder: Path, *, lease_seconds: float, clock: FileClock) -> LastAttempt | None:
-    """The last of the attempts in a folder `<replicate>.attempts`; None if there is none.
-
-    A holder on this machine lives while its process does; another one while its heartbeat is no older than
-    the lease, by the clock of the file system.
-    """
+    """The last of the attempts in a folder `<replicate>.attempts`; None if there is none."""
     return next(reversed(attempts(folder, lease_seconds=lease_seconds, clock=clock, only_last=True)), None)
 
 
@@ -90,7 +74,7 @@ def attempts(
 ) -> list[LastAttempt]:
     """Every attempt in a folder, oldest first; what cannot be read of one is left empty."""
     try:
-        numbers = sorted(int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal())
+        numbers = numbers_of(folder)
     except OSError:
         return []
     return [
@@ -101,47 +85,25 @@ def attempts(
     ]
 
 
-def traceback_of(folder: Path) -> str:
-    """The traceback of the attempt in a folder, if it ended with one."""
-    return str((_tree(folder / "end.json") or {}).get("traceback", ""))
-
-
 def _attempt(folder: Path, *, lease_seconds: float, clock: FileClock, may_live: bool) -> LastAttempt:
-    end = _tree(folder / "end.json")
-    signed = _tree(folder / "holder.json")
-    holder = None
-    if signed is not None and isinstance(signed.get("pid"), int):
-        with suppress(TypeError):  # fields are missing
-            holder = Holder.from_tree(signed)
-    number = int(folder.name)
-    if end is not None:
-        ending = Ending.KILLED  # of an ending that this version does not know, only that it has ended
-        with suppress(ValueError):
-            ending = Ending(str(end.get("ending")))
-        return LastAttempt(
-            number=number,
-            holder=holder,
-            ending=ending,
-            reason=str(end.get("reason", "")),
-            at=str(end.get("at", "")),
+    written = read_attempt(folder)
+    is_alive, done, total = False, 0, 0
+    if written.ending is None:
+        text, beaten = _heartbeat(folder)
+        is_alive = may_live and not death(
+            written.holder,
+            silent_seconds=lambda: (clock.now() - beaten) / 1e9,
+            lease_seconds=lease_seconds,
         )
-    text, beaten = _heartbeat(folder)
-    done, _, total = text.partition("/")
-    known = done.strip().isdecimal() and total.strip().isdecimal()
+        first, _, second = text.partition("/")
+        if first.strip().isdecimal() and second.strip().isdecimal():
+            done, total = int(first), int(second)
     return LastAttempt(
-        number=number,
-        holder=holder,
-        ending=None,
-        is_alive=may_live and _lives(holder, beaten, lease_seconds=lease_seconds, clock=clock),
-        done=int(done) if known else 0,
-        total=int(total) if known else 0,
+        **{item.name: getattr(written, item.name) for item in fields(written)},
+        is_alive=is_alive,
+        done=done,
+        total=total,
     )
-
-
-def _lives(holder: Holder | None, beaten: int, *, lease_seconds: float, clock: FileClock) -> bool:
-    if holder is not None and holder.is_here:
-        return not holder.is_gone()
-    return clock.now() - beaten <= lease_seconds * 1e9
 
 
 def _heartbeat(folder: Path) -> tuple[str, int]:
@@ -153,11 +115,3 @@ def _heartbeat(folder: Path) -> tuple[str, int]:
         with suppress(OSError):
             return "", folder.stat().st_mtime_ns
     return "", 0
-
-
-def _tree(path: Path) -> dict[str, Any] | None:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) else None

@@ -25,7 +25,7 @@ from tiebreak.console import duration
 from tiebreak.records.store import ATTEMPTS_SUFFIX
 from tiebreak.runner.claim import LEASE_SECONDS
 from tiebreak.runner.launch import FOLDER
-from tiebreak.watching.attempting import FileClock, attempts, traceback_of
+from tiebreak.watching.attempting import FileClock, attempts
 from tiebreak.watching.axes import spelled
 from tiebreak.watching.curves import MOST_CURVES, Records, curves, measured_fields
 from tiebreak.watching.finding import Entry, FilterError, Index, final_result, ordered
@@ -298,7 +298,7 @@ class Dashboard:
             if len(groups) < _TRACEBACKS and (standing := self._survey.standing(trials[0])) is not None:
                 folder = self._attempts_folder(standing)
                 made = attempts(folder, lease_seconds=LEASE_SECONDS, clock=FileClock(self.results))
-                trace = next((t for a in reversed(made) if (t := traceback_of(folder / str(a.number)))), "")
+                trace = next((attempt.traceback for attempt in reversed(made) if attempt.traceback), "")
             groups.append({"reason": reason, "trials": trials, "trace": trace})
         return self._page(request, "failures", **shared, tab="failures", groups=groups)
 
@@ -321,10 +321,7 @@ class Dashboard:
         record = self._records.read(standing)
         folder = self._attempts_folder(standing)
         clock = FileClock(self.results)
-        made = [
-            (attempt, traceback_of(folder / str(attempt.number)))
-            for attempt in attempts(folder, lease_seconds=LEASE_SECONDS, clock=clock)
-        ]
+        made = attempts(folder, lease_seconds=LEASE_SECONDS, clock=clock)
         rows = list(record.rows) if record else []
         kinds = list(dict.fromkeys(str(row["row"]) for row in rows))
         kind = _one_of(request, "rows", tuple(kinds), default=kinds[0] if kinds else "")

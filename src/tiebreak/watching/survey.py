@@ -21,7 +21,8 @@ from tiebreak.records.durable import TEMPORARY, RecordError
 from tiebreak.records.migrate import former_ids
 from tiebreak.records.session import OutcomeKind, Row
 from tiebreak.records.store import ATTEMPTS_SUFFIX, RecordStore
-from tiebreak.runner.claim import LEASE_SECONDS, Ending
+from tiebreak.runner.attempt import Ending
+from tiebreak.runner.claim import LEASE_SECONDS
 from tiebreak.runner.eta import Eta
 from tiebreak.runner.launch import Launch
 from tiebreak.watching.attempting import FileClock, LastAttempt, last_attempt
