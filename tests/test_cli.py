@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tiebreak.cli import MISTAKE, main
+from tiebreak.cli import INTERRUPTED, MISTAKE, main
 from tiebreak.config import compose_run, config_folder
 from tiebreak.design.axes import Device
 from tiebreak.records.record import Record
@@ -243,6 +243,31 @@ def test_a_dry_run_without_the_images_says_that_ids_are_not_final(here, monkeypa
     image.write_bytes(b"1")
     assert main(["study", "folder", "--dry-run"]) == 0
     assert "no images" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("launcher=slurm", "jobs=many"), "jobs must be a whole number of 1 or more, got 'many'"),
+        (("launcher=slurm", "time=0:01:00"), "leaves a job no time to work"),
+        (("launcher=slurm", "--shard", "1/2"), "--shard is for machines without a scheduler"),
+        (("--shard", "9/8"), "--shard must be K/N"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_command_would_refuse(here, capsys, words, sentence) -> None:
+    assert main(["study", "smoke", *words, "--dry-run"]) == MISTAKE
+    assert sentence in capsys.readouterr().err
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch, capsys) -> None:
+    from tiebreak import __main__
+
+    def interrupted(arguments=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiebreak.cli.main", interrupted)
+    assert __main__.main() == INTERRUPTED
+    assert capsys.readouterr().err == "tiebreak: interrupted\n"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

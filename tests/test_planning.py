@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiebreak.cli import main
-from tiebreak.cli.planning import only_parts, rerun_choices, select_rerun, shard_of
+from tiebreak.cli.planning import dry_run, only_parts, rerun_choices, select_rerun, set_aside, shard_of
 from tiebreak.config import ConfigError, compose_study
 from tiebreak.design.axes import Device, UserError
 from tiebreak.records.record import Record
@@ -105,11 +105,40 @@ def test_records_of_one_outcome_are_set_aside_and_kept(trials, store, kind):
         recorded(store, trial, kind=outcome)
     chosen = select_rerun(trials, store, kind=kind)
     assert len(chosen) == 2
+    assert all(store.is_done(trial) for trial in trials[:8])  # asking changes nothing
+    set_aside(trials, store, kind=kind)
     for trial in chosen:
         assert store.read(trial) is None
         (aside,) = store.attempts_folder(trial).glob("*.jsonl")
         assert aside.name == f"{kind}-0.jsonl"
     assert sum(store.is_done(trial) for trial in trials) == 6
+
+
+def test_a_rerun_that_was_stopped_means_the_same_trials_when_it_is_given_again(trials, store):
+    for trial in trials[:3]:
+        recorded(store, trial, kind=OutcomeKind.DIVERGED)
+    set_aside(trials[:3], store, kind="diverged")
+    recorded(store, trials[0], kind=OutcomeKind.COMPLETED)
+    assert select_rerun(trials, store, kind="diverged") == list(trials[1:3])
+    assert select_rerun(trials, store, kind="failed") == []
+    set_aside(trials, store, kind="diverged")  # nothing is there to be set aside a second time
+    assert store.is_done(trials[0])
+
+
+def test_a_dry_run_is_about_what_the_command_would_run(study, store, capsys):
+    plan = study(PLAIN)
+    trials = plan.study.trials
+    recorded(store, trials[0], kind=OutcomeKind.DIVERGED)
+    everything = {"trials": trials, "again": False, "workers": 1}
+    for changes, said in (
+        ({}, None),
+        ({"trials": shard_of(trials, "1/4")}, "of these the command would run 3"),
+        ({"trials": [trials[0]], "again": True}, "of these the command would run 1"),
+    ):
+        assert dry_run(plan, store, **{**everything, **changes}) == 0
+        out = capsys.readouterr().out
+        assert "16 trials, 1 done, 15 left" in out
+        assert (said in out) if said else "of these" not in out
 
 
 def test_attempts_tell_which_trials_timed_out(trials, store):

@@ -1,7 +1,18 @@
-"""`python -m tiebreak`."""
+"""`tiebreak`, also as `python -m tiebreak`."""
 
 import sys
 
-from tiebreak.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run a verb; a Ctrl-C while modules are still being imported needs no traceback either."""
+    try:
+        from tiebreak.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("tiebreak: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

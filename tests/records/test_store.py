@@ -226,6 +226,24 @@ def test_a_study_is_read_back(store, study):
     store.write_study(study)  # replaces
 
 
+def test_a_copy_of_a_study_is_not_another_study(store, study):
+    path = store.write_study(study)
+    copy = path.with_name("both-before.json")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(RecordError, match="states the name 'paper/both'"):
+        store.read_study("paper/both-before")
+    assert store.read_study("paper/both") == study
+
+
+@pytest.mark.parametrize("key", ["name", "question", "hypothesis", "cells", "parts", "schema"])
+@pytest.mark.parametrize("value", [None, 999, [None], {"a": 1}])
+def test_a_study_file_of_another_shape_is_named(store, study, key, value):
+    path = store.write_study(study)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(RecordError, match=r"both\.json|Update tiebreak"):
+        store.read_study("paper/both")
+
+
 def test_a_study_that_is_not_there_or_damaged(store, study):
     with pytest.raises(RecordError, match=r"no study 'demo' .* none yet"):
         store.read_study("demo")

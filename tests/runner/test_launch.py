@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tiebreak.design.cell import Trial
-from tiebreak.records.durable import RecordError
+from tiebreak.records.durable import RecordError, StoreError
 from tiebreak.runner.launch import launches, new_launch, read_launch
 
 
@@ -31,11 +31,28 @@ def test_launches_at_the_same_moment_have_numbers_of_their_own(tmp_path, trials)
     assert sorted(numbers) == list(range(1, 25))
 
 
+def test_a_launch_that_cannot_be_written_leaves_nothing(tmp_path, trials, monkeypatch):
+    def full(path, content):
+        raise StoreError("There is no space left")
+
+    monkeypatch.setattr("tiebreak.runner.launch.create", full)
+    with pytest.raises(StoreError):
+        launch(tmp_path, trials)
+    assert not list((tmp_path / "results/launches/paper/depth").iterdir())
+
+
+def test_a_folder_with_an_odd_name_beside_launches_is_passed_over(tmp_path, trials):
+    (tmp_path / "results/launches/paper/depth/\u00b2").mkdir(parents=True)
+    assert launch(tmp_path, trials).number == 1
+
+
 def test_what_is_no_launch_is_told_and_passed_over(tmp_path, trials):
     made = launch(tmp_path, trials)
     with pytest.raises(RecordError, match="no launch in"):
         read_launch(tmp_path)
-    for text in ("{", "[]", json.dumps({"study": 3})):
+    tree = json.loads((made.folder / "launch.json").read_text())
+    odd = [{"jobs": [1]}, {"jobs": [[1]]}, {"waiting": [None]}, {"study": None}, {"holder": {"pid": "x"}}]
+    for text in ("{", "[]", json.dumps({"study": 3}), *(json.dumps(tree | change) for change in odd)):
         (made.folder / "launch.json").write_text(text)
         with pytest.raises(RecordError, match="not a launch"):
             read_launch(made.folder)

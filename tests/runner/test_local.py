@@ -121,6 +121,56 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(run, store, trials, events, e
     check(store, trials, expected_rows)
 
 
+def send_at_the_second_step(events, *signals):
+    def listen(event):
+        events.append(event)
+        if isinstance(event, TrialProgress) and sum(isinstance(e, TrialProgress) for e in events) == 2:
+            for number in signals:
+                os.kill(os.getpid(), number)
+
+    return listen
+
+
+def test_ctrl_c_again_ends_everybody_and_is_no_death_of_a_trial(run, store, trials, events, monkeypatch):
+    monkeypatch.setenv("TOY_STEP_SECONDS", "60")
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+
+    def listen(event):
+        events.append(event)
+        if isinstance(event, TrialStarted) and sum(isinstance(e, TrialStarted) for e in events) == 2:
+            for _ in range(4):  # the later ones change nothing: nobody is left behind
+                os.kill(os.getpid(), signal.SIGINT)
+
+    assert run(trials, on_event=listen).stopped
+    assert len(started) == 2
+    assert all(process.returncode is not None for process in started)
+    assert "Ended at once" in str(events)
+    ended = [attempts.history()[-1].ending for trial in trials if (attempts := of(store, trial)).latest()]
+    assert ended == [Ending.STOPPED] * 2
+
+
+def test_signals_of_different_kinds_are_one_request(run, trials, events, store, monkeypatch):
+    """SLURM warns with SIGUSR1 and sends SIGTERM at the end: the trials have until then to checkpoint."""
+    monkeypatch.setenv("TOY_STEP_SECONDS", "0.1")
+    listen = send_at_the_second_step(events, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    assert run(trials, on_event=listen).stopped
+    assert "Ended at once" not in str(events)
+    ended = [attempts.history()[-1].ending for trial in trials if (attempts := of(store, trial)).latest()]
+    assert Ending.TIMEOUT in ended
+    assert set(ended) <= {Ending.TIMEOUT, Ending.RECORDED}
+
+
+def of(store, trial):
+    return Attempts(store.attempts_folder(trial), trial=trial.id)
+
+
 def test_what_is_refused_ends_the_run_with_its_sentence(run, trials, monkeypatch):
     monkeypatch.setenv("TOY_REFUSE", "1")
     with pytest.raises(Refused, match="Fetch it with"):

@@ -9,9 +9,10 @@ import pytest
 
 from tiebreak.cli.studying import slurm_folder
 from tiebreak.config import compose_launch
+from tiebreak.records.durable import StoreError
 from tiebreak.runner import slurm
 from tiebreak.runner.attempt import Ending
-from tiebreak.runner.launch import new_launch, read_launch
+from tiebreak.runner.launch import Launch, new_launch, read_launch
 
 
 @pytest.fixture
@@ -209,3 +210,40 @@ def test_the_launch_keeps_its_settings_as_json(submit, commands):
     tree = json.loads((launch.folder / "launch.json").read_text())
     assert tree["jobs"] == ["101", "102"]
     assert os.path.isabs(launch.folder)
+
+
+@pytest.mark.parametrize(
+    "words", [("time=0:02:00",), ("time=0:03:00",), ("time=1-00", "signal_seconds=86400")]
+)
+def test_a_job_that_would_be_told_to_stop_as_it_begins_is_refused(words):
+    with pytest.raises(slurm.SlurmError, match="leaves a job no time to work"):
+        settings(*words)
+
+
+def test_a_limit_of_days_and_hours():
+    assert settings("time=1-01", "signal_seconds=86400").time == "1-01"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_ends_a_submission_in_the_middle_takes_its_jobs_back(submit, commands, monkeypatch, error):
+    write = slurm.write
+
+    def write_or_fail(path, text):
+        if path.name == "report.sbatch":
+            raise error
+        write(path, text)
+
+    monkeypatch.setattr(slurm, "write", write_or_fail)
+    with pytest.raises(error):
+        submit(settings())
+    assert commands.calls("scancel") == ["101"]
+
+
+def test_jobs_whose_numbers_cannot_be_kept_are_taken_back(submit, commands, monkeypatch):
+    def full(launch, **changes):
+        raise StoreError("There is no space left")
+
+    monkeypatch.setattr(Launch, "changed", full)
+    with pytest.raises(StoreError):
+        submit(settings())
+    assert commands.calls("scancel") == ["101 102"]

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 _RESULTS = Path("results")
 
 
-def dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
-    """Print the cells of a study, what is done, and what the rest will take."""
+def dry_run(plan: StudyRun, store: RecordStore, *, trials: Sequence[Trial], again: bool, workers: int) -> int:
+    """Print the cells of a study, what is done, and what the rest will take.
+
+    Args:
+        plan: the study.
+        store: its records.
+        trials: those that the command is about: all, or a shard, or those to be run again.
+        again: whether they are run though they may have records.
+        workers: how many processes would share them.
+    """
     from tiebreak.console import duration
 
     study = plan.study
@@ -41,8 +49,10 @@ def dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
         {item.folder or str(item.name) for item in data if item.name.is_folder and not item.content}
     ):
         print(f"\n{folder} has no images in {plan.data_root}: once they are there, its cells have other ids")
-    left = [trial for trial in study.trials if trial.id not in done]
-    print(f"\n{len(study.trials)} trials, {len(done)} done, {len(left)} left")
+    left = [trial for trial in trials if again or trial.id not in done]
+    print(f"\n{len(study.trials)} trials, {len(done)} done, {len(study.trials) - len(done)} left")
+    if again or len(trials) < len(study.trials):
+        print(f"of these the command would run {len(left)}")
     if not left:
         return 0
     eta = measured(plan, store)
@@ -54,6 +64,7 @@ def dry_run(plan: StudyRun, store: RecordStore, *, workers: int) -> int:
     for device, unit in ((Device.CUDA, "GPU"), (Device.CPU, "core")):
         hours = sum(
             (eta.trial_seconds(trial.cell) or 0.0)
+            * trial.cell.execution.num_ranks
             * (trial.cell.execution.num_threads if device is Device.CPU else 1)
             for trial in left
             if trial.cell.execution.device is device
@@ -145,24 +156,33 @@ def rerun_choices() -> list[str]:
 
 
 def select_rerun(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> list[Trial]:
-    """The trials that ended so; records that say so are set aside, into the attempts.
+    """The trials that ended so; nothing is changed by asking.
 
     Args:
         trials: of the study.
         store: their records.
-        kind: an outcome, or how the last attempt of a trial without a record ended.
+        kind: an outcome, or how the last attempt of a trial without a record ended. A trial whose record of
+            that outcome was set aside before and that has no other yet is meant too.
     """
     from tiebreak.records.session import OutcomeKind
     from tiebreak.runner.claim import Attempts
 
-    if kind in list(OutcomeKind):
-        chosen = [trial for trial in trials if store.reopen(trial, outcome=OutcomeKind(kind))]
-    else:
-        chosen = [
-            trial
-            for trial in trials
-            if not store.is_done(trial)
-            and Attempts(store.attempts_folder(trial), trial=trial.id).last_ending() == kind
-        ]
+    def has_ended_so(trial: Trial) -> bool:
+        if kind in list(OutcomeKind):
+            ended = store.ending(trial)
+            return (ended.outcome.kind if ended else store.set_aside_as(trial)) == kind
+        attempts = Attempts(store.attempts_folder(trial), trial=trial.id)
+        return not store.is_done(trial) and attempts.last_ending() == kind
+
+    chosen = [trial for trial in trials if has_ended_so(trial)]
     print(f"{len(chosen)} of {len(trials)} trials ended as {kind}")
     return chosen
+
+
+def set_aside(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> None:
+    """Set the records of these trials that have the outcome `kind` aside, into their attempts."""
+    from tiebreak.records.session import OutcomeKind
+
+    if kind in list(OutcomeKind):
+        for trial in trials:
+            store.reopen(trial, outcome=OutcomeKind(kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -17,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from tiebreak.cli import ranks
 from tiebreak.cli.ending import FAULT, INTERRUPTED, say
 from tiebreak.cli.machine import auto_device
-from tiebreak.cli.planning import dry_run, measured, only_parts, rerun_choices, select_rerun, shard_of
+from tiebreak.cli.planning import (
+    dry_run,
+    measured,
+    only_parts,
+    rerun_choices,
+    select_rerun,
+    set_aside,
+    shard_of,
+)
 from tiebreak.cli.reading import write_page
 from tiebreak.cli.running import checkpoint_seconds, checkpoints_of
 from tiebreak.cli.tracking import mirror_of, mirrored
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from tiebreak.design.cell import Execution, Trial
     from tiebreak.design.study import Study
     from tiebreak.records.store import RecordStore
+    from tiebreak.runner import slurm
     from tiebreak.runner.events import Event
     from tiebreak.runner.launch import Launch
 
@@ -69,20 +79,21 @@ def study(parsed: argparse.Namespace) -> int:
         raise UserError("--detach is for launcher=slurm. Here, run the command under nohup or tmux.")
     if parsed.workers is not None and on_slurm:
         raise UserError("--workers is for this machine. With launcher=slurm set jobs=N and slots=N.")
+    if parsed.shard and on_slurm:
+        raise UserError("--shard is for machines without a scheduler. Leave it out with launcher=slurm.")
     if parsed.workers is not None and parsed.workers < 1:
         raise UserError(f"--workers must be 1 or more, got {parsed.workers}.")
     tracking = Tracking.of(launch)
     plan = _composed(parsed.name, overrides, launch)
     store = RecordStore(plan.results, only_looks=parsed.dry_run)
     chosen = only_parts(plan, parsed.part)
-    if parsed.dry_run:
-        return dry_run(chosen, store, workers=_num_workers(parsed, chosen, launch))
     trials = shard_of(chosen.study.trials, parsed.shard)
     if parsed.rerun:
         trials = select_rerun(trials, store, kind=parsed.rerun)
+    if parsed.dry_run:
+        workers = _num_workers(parsed, chosen, launch)
+        return dry_run(chosen, store, trials=trials, again=bool(parsed.rerun), workers=workers)
     if on_slurm:
-        if parsed.shard:
-            raise UserError("--shard is for machines without a scheduler. Leave it out with launcher=slurm.")
         if parsed.part:
             plan = replace(plan, waiting=())  # a later stage is composed of parts that were not asked for
         return _submit(parsed, plan, store, launch, trials=trials, overrides=overrides)
@@ -165,6 +176,8 @@ def _run_here(
 
     study, workers = plan.study, _num_workers(parsed, plan, launch)
     store.write_study(study)
+    if parsed.rerun:
+        set_aside(trials, store, kind=parsed.rerun)
     left = [trial for trial in trials if not store.is_done(trial)]
     progress = StudyProgress(
         left,
@@ -197,13 +210,15 @@ def _run_here(
                 checkpoint_every_seconds=checkpoint_seconds(),
             )
         print(f"{study.name}: {summary}")
+        if parsed.rerun and summary.left:
+            print(f"leave --rerun {parsed.rerun} out to go on: it runs again what has ended so meanwhile")
         if has_page and (summary.recorded or not _is_current(page, store, study)):
             write_page(store, study.name)
             mirror.report()
     if has_page:
         print(f"report: {page}")
     elif parsed.shard:
-        print(f"when every shard is there: tiebreak report {study.name} results={plan.results}")
+        print(f"when every shard is there: tiebreak report {study.name} {_results_word(plan)}")
     if summary.stopped:
         return INTERRUPTED
     return FAULT if summary.outcomes.get(OutcomeKind.FAILED) else 0  # what others hold is theirs to end
@@ -212,7 +227,8 @@ def _run_here(
 def _num_workers(parsed: argparse.Namespace, plan: StudyRun, launch: dict[str, Any]) -> int:
     """Processes at once: what was asked for, else as many as the GPUs or cores take without sharing."""
     if launch["launcher"] == "slurm":
-        return int(launch["jobs"]) * int(launch["slots"])
+        settings = _slurm_settings(launch, plan, num_trials=len(plan.study.trials))
+        return settings.jobs * settings.slots
     if parsed.workers is not None:
         return parsed.workers
     if gpus := _gpus(plan):
@@ -276,16 +292,14 @@ def _submit(
     from tiebreak.runner.launch import launches, new_launch
 
     study = plan.study
-    left = [trial for trial in trials if not store.is_done(trial)]
+    left = [trial for trial in trials if parsed.rerun or not store.is_done(trial)]
     if not left and not plan.waiting:
         print(f"{study.name}: {len(trials)} trials, all done; nothing was submitted")
         return 0
-    settings = slurm.Settings.of(
-        tree,
-        num_trials=10**6 if plan.waiting else len(left),  # how many a later stage has is not known yet
-        cores_a_worker=_cores_a_worker(plan),
-        gpus_a_worker=max(execution.num_ranks for execution in _executions(plan)) if _on_gpu(plan) else 0,
-    )
+    # How many trials a later stage has is not known yet.
+    settings = _slurm_settings(tree, plan, num_trials=10**6 if plan.waiting else len(left))
+    with mirror_of(Tracking.of(tree), study=study.name, store=store, trials=[], notice=_print_now):
+        pass  # what W&B refuses is told here and not in a job
     earlier = [launch for launch in launches(plan.results) if launch.study == study.name]
     store.write_study(study)
     launch = new_launch(
@@ -304,14 +318,14 @@ def _submit(
             "device": str(_device_of(tree)()) if plan.waiting else "",
         },
     )
-    with mirror_of(Tracking.of(tree), study=study.name, store=store, trials=[], notice=_print_now):
-        pass  # what W&B refuses is told here and not in a job
-    environment = {}
-    if plan.waiting:  # the later stage is composed from the configurations of this moment
-        frozen = launch.folder / "configs"
-        shutil.copytree(config.config_folder(), frozen)
-        environment[CONFIGS_VARIABLE] = str(frozen)
     try:
+        environment = {}
+        if plan.waiting:  # the later stage is composed from the configurations of this moment
+            frozen = launch.folder / "configs"
+            shutil.copytree(config.config_folder(), frozen)
+            environment[CONFIGS_VARIABLE] = str(frozen)
+        if parsed.rerun:
+            set_aside(left, store, kind=parsed.rerun)
         launch = slurm.submit(
             launch,
             settings,
@@ -320,7 +334,7 @@ def _submit(
             environment=environment,
             report=["conclude", str(launch.folder)],
         )
-    except slurm.SlurmError:
+    except BaseException:  # nobody works on it: a full disk and Ctrl-C leave no launch behind either
         shutil.rmtree(launch.folder, ignore_errors=True)
         raise
     print(
@@ -331,10 +345,26 @@ def _submit(
         if slurm.states(other.jobs):
             print(f"launch {other.number} of the study is still in the queue; they share the trials")
     print(
-        f"follow it: tiebreak status {study.name} results={plan.results}\n"
+        f"follow it: tiebreak status {study.name} {_results_word(plan)}\n"
         f"end it: scancel {' '.join(launch.jobs)}"
     )
     return 0 if parsed.detach else _follow(launch, store, plan, left=left)
+
+
+def _slurm_settings(tree: dict[str, Any], plan: StudyRun, *, num_trials: int) -> slurm.Settings:
+    from tiebreak.runner import slurm
+
+    return slurm.Settings.of(
+        tree,
+        num_trials=num_trials,
+        cores_a_worker=_cores_a_worker(plan),
+        gpus_a_worker=max(execution.num_ranks for execution in _executions(plan)) if _on_gpu(plan) else 0,
+    )
+
+
+def _results_word(plan: StudyRun) -> str:
+    """The results folder as a word for a shell."""
+    return shlex.quote(f"results={plan.results}")
 
 
 def _follow(launch: Launch, store: RecordStore, plan: StudyRun, *, left: Sequence[Trial]) -> int:
@@ -344,7 +374,12 @@ def _follow(launch: Launch, store: RecordStore, plan: StudyRun, *, left: Sequenc
 
     console, said = make_console(), ""
     try:
-        while states := slurm.states(launch.jobs):
+        while (states := slurm.states(launch.jobs)) != {}:
+            if states is None:  # that it does not answer does not mean that they have ended
+                if said != (said := "SLURM does not answer; the jobs are asked about again"):
+                    console.print(said, highlight=False)
+                time.sleep(_FOLLOW_SECONDS)
+                continue
             done = sum(store.path(trial).exists() for trial in left)
             jobs = ", ".join(f"{count} {state.lower()}" for state, count in sorted(states.items()))
             if (line := f"{done} of {len(left)} trials; jobs: {jobs}") != said:

@@ -183,9 +183,21 @@ class RecordStore:
         folder = self.attempts_folder(trial)
         with explained(folder):
             make_folder(folder)
-            last = max((int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()), default=0)
-            os.replace(self.path(trial), folder / f"{outcome}-{last}.jsonl")
+            last = max((int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()), default=0)
+            try:
+                os.replace(self.path(trial), folder / f"{outcome}-{last}.jsonl")
+            except FileNotFoundError:
+                return False  # another process was faster
         return True
+
+    def set_aside_as(self, trial: Trial) -> OutcomeKind | None:
+        """The outcome in the last record of a trial that `reopen` set aside; None if it set none aside."""
+        found = []
+        for path in self.attempts_folder(trial).glob("*-*.jsonl"):
+            outcome, _, number = path.stem.rpartition("-")
+            if number.isdecimal() and outcome in list(OutcomeKind):
+                found.append((int(number), path.stat().st_mtime_ns, OutcomeKind(outcome)))
+        return max(found)[2] if found else None
 
     def migrate(self) -> int:
         """Re-stamp what an older schema wrote: each record's cell, id and place, and the studies.
@@ -272,13 +284,18 @@ class RecordStore:
             known = ", ".join(self.studies()) or "none yet"
             raise RecordError(f"There is no study {name!r} at {path}. Studies that were run: {known}.")
         try:
-            return _study_from_tree(json.loads(found[0]), self._migrations)
+            study = _study_from_tree(json.loads(found[0]), self._migrations)
         except NewerRecord:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 f"{path} is not a study file ({error}). Run the study again: that rewrites it."
             ) from error
+        if study.name != name:
+            raise RecordError(
+                f"{path} states the name {study.name!r}: it is a copy, or was renamed. Move it away, or back."
+            )
+        return study
 
     def studies(self) -> tuple[str, ...]:
         """Names of the studies that were kept."""
@@ -352,9 +369,9 @@ def _study_from_tree(tree: Mapping[str, Any], migrations: Mapping[int, Migration
     if tree["schema"] == SCHEMA and any(identity != cell.id for identity, cell in cells.items()):
         raise DesignError("a cell does not have the id it is listed under")
     return Study(
-        name=tree["name"],
-        question=tree["question"],
-        hypothesis=tree["hypothesis"],
+        name=_text(tree, "name"),
+        question=_text(tree, "question"),
+        hypothesis=_text(tree, "hypothesis"),
         parts=tuple(
             Part(
                 name=part["name"],
@@ -364,3 +381,9 @@ def _study_from_tree(tree: Mapping[str, Any], migrations: Mapping[int, Migration
             for part in tree["parts"]
         ),
     )
+
+
+def _text(tree: Mapping[str, Any], key: str) -> str:
+    if not isinstance(tree[key], str):
+        raise DesignError(f"{key} must be a text, got {tree[key]!r}")
+    return tree[key]

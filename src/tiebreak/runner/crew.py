@@ -16,7 +16,9 @@ from types import MappingProxyType
 
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
+from tiebreak.records.store import ATTEMPTS_SUFFIX
 from tiebreak.runner.attempt import LOG_VARIABLE, Ending
+from tiebreak.runner.claim import Attempts
 from tiebreak.runner.events import Event, Note, Refusal, TrialStarted, from_line
 from tiebreak.runner.launch import Launch
 from tiebreak.runner.worker import DONE, REFUSED, SIGNALS, STOPPED, Job
@@ -32,14 +34,6 @@ class Refused(RecordError):  # noqa: N818 - an answer, not an accident
 
 class WorkersDied(RuntimeError):  # noqa: N818
     """Workers end before they begin a trial, so starting more would go on for ever."""
-
-
-class _Asked(KeyboardInterrupt):
-    """A signal asked this process to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.ending = SIGNALS[signal.Signals(number)]
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
@@ -100,7 +94,7 @@ class _Worker:
     plan: WorkerPlan
     process: subprocess.Popen[str]
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=30))
-    has_begun: bool = False
+    begun: TrialStarted | None = None  # the last one
 
 
 class Crew:
@@ -130,7 +124,7 @@ class Crew:
         self._command = list(command)
         self._meaning = meaning
         self._listen = listen
-        self._news: queue.SimpleQueue[tuple[_Worker, Event | None]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[_Worker, Event | None] | Ending] = queue.SimpleQueue()
         self._working: list[_Worker] = []
         self._refusal = ""
 
@@ -145,30 +139,24 @@ class Crew:
             WorkersDied: workers end before they begin a trial; the message has the last line of one's
                 standard error, and a note has the thirty lines before it.
         """
-        with _signals_as_interrupt():
+        with _signals(self._news.put):
             try:
                 for plan in self._plans:
                     self._start(plan)
                 self._listen_to_all(is_left)
-            except KeyboardInterrupt as interrupt:
-                ending = interrupt.ending if isinstance(interrupt, _Asked) else Ending.STOPPED
-                self._stop_on_request(self._meaning(ending), is_left)
+            except KeyboardInterrupt:
+                self.asked = self.asked or Ending.STOPPED
+                self._listen(
+                    Note(text="Ended at once. What is recorded is kept, the rest goes on from checkpoints.")
+                )
             finally:
                 for worker in self._working:  # only after an exception of ours, or a second Ctrl-C
                     worker.process.kill()
+                for worker in self._working:
                     worker.process.wait()
+                    _say_stopped(worker)
         if self._refusal:
             raise Refused(self._refusal)
-
-    def _stop_on_request(self, ending: Ending, is_left: Callable[[], bool]) -> None:
-        self._listen(Note(text="Stopping: each worker checkpoints and ends. Ctrl-C again ends them at once."))
-        self._stop(ending)
-        try:
-            self._listen_to_all(is_left)
-        except KeyboardInterrupt:
-            self._listen(
-                Note(text="Ended at once. What is recorded is kept, the rest goes on from checkpoints.")
-            )
 
     def _start(self, plan: WorkerPlan) -> None:
         process = subprocess.Popen(
@@ -202,13 +190,17 @@ class Crew:
 
     def _listen_to_all(self, is_left: Callable[[], bool]) -> None:
         while self._working:
-            worker, event = self._news.get()
+            news = self._news.get()
+            if isinstance(news, Ending):
+                self._stop(news)
+                continue
+            worker, event = news
             if event is None:
                 self._working.remove(worker)
                 self._see_off(worker, is_left)
                 continue
             if isinstance(event, TrialStarted):
-                worker.has_begun = True
+                worker.begun = event
             if isinstance(event, Refusal):
                 if not self._refusal:
                     self._refusal = event.text
@@ -227,7 +219,7 @@ class Crew:
         self._listen(Note(text=f"Worker {worker.plan.job.index} died ({_cause(code)}). {last_line}".strip()))
         if self.asked or not is_left():
             return
-        if not worker.has_begun:
+        if worker.begun is None:
             if not self._working:
                 died = WorkersDied(
                     f"workers end before they begin a trial ({_cause(code)}), the last one with: "
@@ -238,9 +230,12 @@ class Crew:
             return
         self._start(worker.plan)
 
-    def _stop(self, ending: Ending) -> None:
-        self.asked = ending
-        self._terminate(ending)
+    def _stop(self, asked: Ending) -> None:
+        if self.asked is not None:  # who asks first decides
+            return
+        self._listen(Note(text="Stopping: each worker checkpoints and ends. Ctrl-C again ends them at once."))
+        self.asked = self._meaning(asked)
+        self._terminate(self.asked)
 
     def _terminate(self, ending: Ending) -> None:
         for worker in self._working:
@@ -267,20 +262,44 @@ def _cause(code: int) -> str:
         return f"signal {-code}"
 
 
+def _say_stopped(worker: _Worker) -> None:
+    """State how the attempt of a worker that was killed here ended: it does not count against the trial."""
+    if worker.begun is None:
+        return
+    cell, _, replicate = worker.begun.trial.partition("/")
+    folder = worker.plan.job.results / "records" / cell / f"{replicate}{ATTEMPTS_SUFFIX}"
+    with suppress(RecordError, FileNotFoundError):
+        Attempts(folder, trial=worker.begun.trial).write_end(
+            worker.begun.attempt, Ending.STOPPED, reason="it was ended at once, as asked"
+        )
+
+
 @contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """The signals to stop raise KeyboardInterrupt meanwhile; only the main thread can see to it."""
+def _signals(tell: Callable[[Ending], None]) -> Iterator[None]:
+    """The first signal of a kind is told, a second raises KeyboardInterrupt, and later ones are ignored.
+
+    What is told goes into a queue and interrupts nothing. Only the main thread can see to it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    met: set[int] = set()
+    has_raised = False
 
-    def interrupt(number: int, frame: object) -> None:
-        raise _Asked(number)
+    def handle(number: int, frame: object) -> None:
+        nonlocal has_raised
+        if has_raised:
+            return
+        if number in met:
+            has_raised = True
+            raise KeyboardInterrupt
+        met.add(number)
+        tell(SIGNALS[signal.Signals(number)])
 
     former = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number in SIGNALS:
-            signal.signal(number, interrupt)
+            signal.signal(number, handle)
         yield
     finally:
         for number, handler in former.items():

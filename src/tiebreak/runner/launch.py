@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -130,7 +131,7 @@ def new_launch(
     home = results.absolute() / FOLDER / study
     with explained(home):
         make_folder(home)
-        number = max((int(entry.name) for entry in os.scandir(home) if entry.name.isdigit()), default=0)
+        number = max((int(entry.name) for entry in os.scandir(home) if entry.name.isdecimal()), default=0)
         while True:
             number += 1
             folder = home / f"{number:04d}"
@@ -149,8 +150,12 @@ def new_launch(
         holder=Holder.this_process() if launcher == "local" else None,
         waiting=tuple(waiting),
     )
-    write_manifest(launch.manifest(), trials)
-    create(folder / _DESCRIPTION, launch._to_text().encode())
+    try:
+        write_manifest(launch.manifest(), trials)
+        create(folder / _DESCRIPTION, launch._to_text().encode())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return launch
 
 
@@ -165,6 +170,8 @@ def read_launch(folder: Path) -> Launch:
         with explained(path):
             tree = json.loads(path.read_text(encoding="utf-8"))
         holder, study = tree["holder"], tree["study"]
+        if not all(isinstance(text, str) for text in (tree["created"], *tree["jobs"], *tree["waiting"])):
+            raise ValueError("created, jobs and waiting must be texts")
         return Launch(
             folder=folder.absolute(),
             results=folder.absolute().parents[len(Path(study).parts) + 1],

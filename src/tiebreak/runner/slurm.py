@@ -21,12 +21,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tiebreak.records.durable import RecordError
+from tiebreak.records.durable import RecordError, write
 from tiebreak.runner.attempt import Ending, slurm_job
 from tiebreak.runner.launch import Launch
 
 AUTO = "auto"
 _ANSWER_SECONDS = 60.0
+_HURRY_SECONDS = 5.0
+"""For a question that workers wait for, who are to checkpoint before the node is taken away."""
+SIGNAL_SLACK_SECONDS = 60
+"""So much earlier than it was asked to SLURM may send a signal."""
 
 
 class SlurmError(RecordError):
@@ -92,7 +96,7 @@ class Settings:
             ):
                 raise SlurmError(f"{key} must be a list of texts, got {values[key]!r}.")
             values[key] = tuple(values[key])
-        values["time"] = _time(values["time"])
+        values["time"] = _time(values["time"], signal_seconds=values["signal_seconds"])
         for key, value in values.items():
             texts = value if isinstance(value, tuple) else (value,)
             if any(isinstance(text, str) and "\n" in text for text in texts):
@@ -133,13 +137,19 @@ def _whole(values: dict[str, Any], key: str, *, least: int, also: str = "") -> N
         raise SlurmError(f"{key} must be a whole number of {least} or more{also}, got {value!r}.")
 
 
-def _time(value: Any) -> str:
+def _time(value: Any, *, signal_seconds: int) -> str:
     """A limit of time as SLURM writes it; a number could be minutes (SLURM's) or seconds (YAML's 4:00:00)."""
-    if isinstance(value, str) and re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){1,2}|\d+-\d+", value):
-        return value
-    raise SlurmError(
-        f"time must be hours:minutes:seconds such as 4:00:00, in quotes in a file, got {value!r}."
-    )
+    if not isinstance(value, str) or not re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){1,2}|\d+-\d+", value):
+        raise SlurmError(
+            f"time must be hours:minutes:seconds such as 4:00:00, in quotes in a file, got {value!r}."
+        )
+    if _seconds(value) <= signal_seconds + SIGNAL_SLACK_SECONDS:
+        raise SlurmError(
+            f"time={value} leaves a job no time to work: it is told to stop signal_seconds={signal_seconds} "
+            f"before the end, and SLURM may do so {SIGNAL_SLACK_SECONDS} s early. Give it more time, or make "
+            "signal_seconds smaller."
+        )
+    return value
 
 
 def submit(
@@ -195,7 +205,7 @@ def submit(
             ),
         )
         path = launch.folder / f"{name}.sbatch"
-        path.write_text(text, encoding="utf-8")
+        write(path, text)
         answer = _ask("sbatch", "--parsable", str(path))
         submitted.append(answer.partition(";")[0])
         return submitted[-1]
@@ -210,12 +220,12 @@ def submit(
             crews = hand_in(f"stage-{stage}", words, [array, *settings.directives()], after)
             after = f"afterany:{crews}"
         hand_in("report", report, light, after)
-    except SlurmError:
+        return launch.changed(jobs=tuple(submitted))
+    except BaseException:  # a full disk and Ctrl-C leave no jobs behind either
         if submitted:
             with suppress(SlurmError):
                 _ask("scancel", *submitted)
         raise
-    return launch.changed(jobs=tuple(submitted))
 
 
 def states(jobs: Sequence[str]) -> dict[str, int] | None:
@@ -243,9 +253,10 @@ def how_asked(ending: Ending, *, signal_seconds: int) -> Ending:
     """What a signal of the scheduler's means: near the end of the job's time a timeout, else pre-emption."""
     if ending is not Ending.TIMEOUT:
         return ending
-    with suppress(SlurmError, ValueError):
-        left = _seconds(_ask("squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%L"))
-        return Ending.TIMEOUT if left <= signal_seconds + 60 else Ending.PREEMPTED
+    with suppress(KeyError, SlurmError, ValueError):
+        question = ("squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%L")
+        left = _seconds(_ask(*question, seconds=_HURRY_SECONDS))
+        return Ending.TIMEOUT if left <= signal_seconds + SIGNAL_SLACK_SECONDS else Ending.PREEMPTED
     return Ending.TIMEOUT
 
 
@@ -278,17 +289,16 @@ def _max_array_size() -> int | None:
 
 
 def _seconds(text: str) -> int:
-    """`1-02:03:04`, `03:04` as seconds.
+    """`1-02:03:04`, `1-02` (days and hours) and `03:04` (minutes) as seconds.
 
     Example:
-        >>> _seconds("1-00:00:01"), _seconds("2:30")
-        (86401, 150)
+        >>> _seconds("1-00:00:01"), _seconds("1-02"), _seconds("2:30")
+        (86401, 93600, 150)
     """
-    days, _, rest = text.rpartition("-")
-    total = 0
-    for part in rest.split(":"):
-        total = 60 * total + int(part)
-    return 86400 * int(days or 0) + total
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    parts = [*parts, 0, 0][:3] if dash else [0, 0, *parts][-3:]
+    return 86400 * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
 def _escaped(path: Path) -> str:
@@ -296,9 +306,9 @@ def _escaped(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def _ask(*words: str) -> str:
+def _ask(*words: str, seconds: float = _ANSWER_SECONDS) -> str:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
     except FileNotFoundError:
         raise SlurmError(
             f"there is no {words[0]} on this machine, and launcher=slurm needs it. Give the command on a "
@@ -306,7 +316,7 @@ def _ask(*words: str) -> str:
         ) from None
     except subprocess.TimeoutExpired:
         raise SlurmError(
-            f"{words[0]} did not answer within {_ANSWER_SECONDS:g} s. Try again when SLURM is well."
+            f"{words[0]} did not answer within {seconds:g} s. Try again when SLURM is well."
         ) from None
     if done.returncode:
         said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
