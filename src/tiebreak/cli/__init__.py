@@ -15,6 +15,7 @@ from tiebreak.cli import (
     reading,
     running,
     studying,
+    theory,
     tracking,
     watching,
 )
@@ -124,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
     auditing.add_arguments(
         verb("audit", auditing.audit, "ask whether the rule at ties matters to a network of yours, and where")
+    )
+
+    theory.add_arguments(
+        verb("theory", theory.scoreboard, "ask whether AD is right when parameters are machine numbers")
     )
 
     conventions = verb("conventions", machine.conventions, "measure what this torch does at ties and kinks")

@@ -1,1 +1,1 @@
-"""Is AD right when parameters are machine numbers? Networks as small graphs, judged twice (docs/theory.md)."""
+"""Is AD right when parameters are machine numbers? Small networks, judged twice (docs/theory.md)."""

@@ -9,9 +9,9 @@ Three steps, each on the points that the one before left open.
 3. h along integer directions that are drawn once: one on which h is not what the axes say proves that f is
    not differentiable; where there is none, h is taken to be linear.
 
-So *not differentiable* is proved for every point that is counted there, and *differentiable* rests on step 1 or
-on `num_directions` directions and their opposites. All numbers are exact: that float64 holds them is checked
-beforehand from bounds on every node (`exactness`), and refused otherwise.
+So *not differentiable* is proved for every point that is counted there, and *differentiable* rests on step 1
+or on `num_directions` directions and their opposites. All numbers are exact: that float64 holds them is
+checked beforehand from bounds on every node (`exactness`), and refused otherwise.
 """
 
 from __future__ import annotations

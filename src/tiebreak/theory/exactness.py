@@ -1,8 +1,8 @@
 """Whether float64 holds every number of an enumeration exactly, decided before it begins.
 
-A number is a multiple of 2**-q of size at most b: it is exact in float64 if b 2**q is at most 2**53, and so is
-every partial sum of terms whose sizes add up to b. Both are carried through the graph: forwards for values,
-backwards for AD's derivatives, forwards again for derivatives along a direction.
+A number is a multiple of 2**-q of size at most b: it is exact in float64 if b 2**q is at most 2**53, and so
+is every partial sum of terms whose sizes add up to b. Both are carried through the graph: forwards for
+values, backwards for AD's derivatives, forwards again for derivatives along a direction.
 """
 
 from __future__ import annotations

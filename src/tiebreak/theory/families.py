@@ -136,6 +136,13 @@ def two_windows_with_biases() -> Network:
     return sketch.network(sketch.largest([u + b1, b2]) - sketch.largest([-u + b3, b4]))
 
 
+def repeated_entries() -> Network:
+    """max(p, q, q) - max(p, p, q): always 0, and wrong for the even split."""
+    sketch = Sketch("max(p, q, q) - max(p, p, q)")
+    p, q = sketch.parameters("p", "q")
+    return sketch.network(sketch.largest([p, q, q]) - sketch.largest([p, p, q]))
+
+
 def convolution_and_pool(inputs: Sequence[Number], *, stride: int = 1) -> Network:
     """conv1d of two weights and a bias, max_pool1d of two; the windows count +1, -1, +1, ...
 

@@ -70,6 +70,9 @@ def has_open_cone(forms: Sequence[Vector]) -> bool:
     """
     if not forms:
         return True
+    guess = [sum(column) for column in zip(*forms, strict=True)]
+    if all(sum(g * value for g, value in zip(guess, form, strict=True)) > 0 for form in forms):
+        return True  # most cones are wide, and their middle says so
     columns = [(*form, Fraction(1)) for form in forms]
     return nonnegative_solution(columns, (*(Fraction(0),) * len(forms[0]), Fraction(1))) is None
 
@@ -81,5 +84,7 @@ def in_hull(point: Vector, vertices: Sequence[Vector]) -> bool:
         point: what is asked about.
         vertices: at least one, of the same length.
     """
+    if point in vertices:
+        return True
     columns = [(*vertex, Fraction(1)) for vertex in vertices]
     return nonnegative_solution(columns, (*point, Fraction(1))) is not None

@@ -1,7 +1,7 @@
 """Small networks as graphs of scalars, written as formulas.
 
-A network is a function of its parameters alone: inputs, batches and losses are constants in the graph. What is
-not smooth in it is an `Activation` or a `Maximum`, and everything between them is a polynomial.
+A network is a function of its parameters alone: inputs, batches and losses are constants in the graph. What
+is not smooth in it is an `Activation` or a `Maximum`, and everything between them is a polynomial.
 """
 
 from __future__ import annotations

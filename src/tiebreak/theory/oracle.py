@@ -6,8 +6,8 @@ A network f is locally Lipschitz and made of polynomials, so it has a one-sided 
 
 which obeys the chain rule exactly, and f is differentiable at w if and only if h is linear. h is linear on
 finitely many cones of directions: at a neuron that stands on a kink they branch on the sign of its argument's
-derivative, at a tie on the argument that grows fastest. A cone counts if it is open, which a linear program over
-the rationals says. Nothing here rests on a theorem about AD, and `enumeration` shares no code with it.
+derivative, at a tie on the argument that grows fastest. A cone counts if it is open, which a linear program
+over the rationals says. Nothing here rests on a theorem about AD, and `enumeration` shares no code with it.
 """
 
 from __future__ import annotations
@@ -74,13 +74,16 @@ class Judgement:
         return in_hull(self.by_ad.gradient, self.cells)
 
 
-def judge(network: Network, point: Vector, *, rules: Rules) -> Judgement:
+def judge(
+    network: Network, point: Vector, *, rules: Rules, known: tuple[Vector, ...] | None = None
+) -> Judgement:
     """Say what is true at a point, and what AD says there.
 
     Args:
         network: any.
         point: a rational a parameter.
         rules: what AD does at kinks and ties.
+        known: the cells there, where they were found before; they do not depend on the rules.
 
     Example:
         >>> from tiebreak.theory.families import plus_minus
@@ -88,7 +91,9 @@ def judge(network: Network, point: Vector, *, rules: Rules) -> Judgement:
         <Kind.INCORRECT: 'incorrect'>
     """
     by_ad = differentiate(network, point, rules=rules)
-    found = cells(network, point) if by_ad.touched else (by_ad.gradient,)
+    if not by_ad.touched:
+        known = (by_ad.gradient,)
+    found = cells(network, point) if known is None else known
     if len(found) > 1:
         kind = Kind.NOT_DIFFERENTIABLE
     else:

@@ -1,0 +1,568 @@
+"""A check for each theorem, point by point on small networks, and for each a control that has to fail.
+
+The statements are proved in docs/theory.md unless it says otherwise; a check is there to catch what a proof
+overlooks: an assumption, a program, a rule of AD. Each asks the oracle about touched points, or the enumeration
+where there are too many. A control drops one assumption: were it to pass, the check would see nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tiebreak.theory import bounds, families
+from tiebreak.theory.activations import (
+    ABS,
+    HARDSIGMOID,
+    HARDTANH,
+    IDENTITY,
+    LEAKY_RELU,
+    RELU,
+    RELU6,
+    Rules,
+    Side,
+    Ties,
+)
+from tiebreak.theory.enumeration import count
+from tiebreak.theory.linear_programs import Vector
+from tiebreak.theory.machine import MachineSet, format_of, integers, numbers_of
+from tiebreak.theory.network import Activation, Affine, Network, Parameter, Product
+from tiebreak.theory.oracle import (
+    Judgement,
+    Kind,
+    cells,
+    differentiate,
+    evaluate,
+    judge,
+    selections,
+)
+
+Place = tuple[Network, MachineSet]
+"""A network, and the numbers that its parameters take."""
+
+Holds = Callable[[Network, Vector, Judgement], bool | None]
+"""Whether a statement holds at a point; None where it claims nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What a check saw.
+
+    Args:
+        points: pairs of a point and rules that were looked at.
+        violations: of the statement.
+        witness: the first violation in words, or "".
+    """
+
+    points: int
+    violations: int
+    witness: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A statement and how it is tried.
+
+    Args:
+        theorem: its label in docs/theory.md.
+        statement: in words.
+        networks: names of the networks it is tried on.
+        is_control: whether it is false, and has to be found so.
+        run: the trial.
+    """
+
+    theorem: str
+    statement: str
+    networks: tuple[str, ...]
+    is_control: bool
+    run: Callable[[], Tally]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A check and what it saw.
+
+    Args:
+        check: what was tried.
+        tally: what was seen.
+    """
+
+    check: Check
+    tally: Tally
+
+    @property
+    def is_as_it_must_be(self) -> bool:
+        """No violation of a theorem; at least one of a control."""
+        return self.tally.points > 0 and (self.tally.violations > 0) == self.check.is_control
+
+
+# ---- what is looked at -------------------------------------------------------------------------------------
+
+
+def touched_points(network: Network, machine: MachineSet) -> Iterator[Vector]:
+    """The points of M^W where some node is at a kink or a tie; elsewhere AD is the chain rule.
+
+    Args:
+        network: any.
+        machine: M.
+    """
+    for point in itertools.product(machine.numbers, repeat=len(network.parameters)):
+        if differentiate(network, point, rules=Rules()).touched:
+            yield point
+
+
+def _over_points(places: Sequence[Place], rules: Sequence[Rules], holds: Holds) -> Tally:
+    """Ask at every touched point, under every rule, whether something holds; None where it claims nothing."""
+
+    def answers() -> Iterator[tuple[bool | None, str]]:
+        for network, machine in places:
+            for point in touched_points(network, machine):
+                known = cells(network, point)
+                for rule in rules:
+                    found = judge(network, point, rules=rule, known=known)
+                    yield holds(network, point, found), _words(network, point, rule)
+
+    return _tally(answers())
+
+
+def _tally(answers: Iterator[tuple[bool | None, str]]) -> Tally:
+    points = violations = 0
+    witness = ""
+    for holds, words in answers:
+        if holds is None:
+            continue
+        points += 1
+        if not holds:
+            violations += 1
+            witness = witness or words
+    return Tally(points=points, violations=violations, witness=witness)
+
+
+def _words(network: Network, point: Vector, rules: Rules | None = None) -> str:
+    at = ", ".join(f"{name} = {value}" for name, value in zip(network.parameters, point, strict=True))
+    return f"{network.name} at {at}" + (f" (proxy {rules})" if rules else "")
+
+
+def _share(
+    places: Sequence[Place], bound: Callable[[Network, MachineSet], Fraction], **given: Rules
+) -> Tally:
+    """Compare the share of points that are singular or wrong with a bound, by the enumeration."""
+    points = violations = 0
+    witness = ""
+    for network, machine in places:
+        found = count(network, machine, rules=given.get("rules", Rules()))
+        failing = found.not_differentiable + found.incorrect
+        points += found.points
+        if Fraction(failing, found.points) > bound(network, machine):
+            violations += 1
+            most = bound(network, machine) * found.points
+            witness = witness or f"{network.name}: {failing} points of at most {most}"
+    return Tally(points=points, violations=violations, witness=witness)
+
+
+def _equal(places: Sequence[tuple[Network, MachineSet, Rules, tuple[int, int]]]) -> Tally:
+    """Compare counts (not differentiable, incorrect) of the enumeration with closed forms."""
+
+    def answers() -> Iterator[tuple[bool, str]]:
+        for network, machine, rules, expected in places:
+            found = count(network, machine, rules=rules)
+            seen = (found.not_differentiable, found.incorrect)
+            yield seen == expected, f"{network.name} on {machine.name}: {seen}, not {expected}"
+
+    return _tally(answers())
+
+
+def _constant(proxy: int | str) -> Rules:
+    return Rules(proxy=Fraction(proxy))
+
+
+_LEFT, _RIGHT = Rules(proxy=Side.LEFT), Rules(proxy=Side.RIGHT)
+_ANY = (_constant(0), _constant("1/2"), _constant(1), _constant(2), _constant(-1), _LEFT, _RIGHT)
+_BETWEEN = (_constant(0), _constant("1/2"), _constant(1))
+_OUTSIDE = (_constant(2), _constant(-1))
+
+
+def _has_own_directions(network: Network, point: Vector, touched: Sequence[int]) -> bool:
+    """Whether each touched neuron has a parameter that moves its argument and feeds nothing else."""
+    values = evaluate(network, point)
+    readers: dict[int, list[int]] = {place: [] for place in range(len(network.nodes))}
+    for place, node in enumerate(network.nodes):
+        match node:
+            case Affine(terms, _):
+                for _, source in terms:
+                    readers[source].append(place)
+            case Product(left, right):
+                readers[left].append(place)
+                readers[right].append(place)
+            case Activation(_, argument):
+                readers[argument].append(place)
+            case _:
+                pass
+
+    def moves(place: int, neuron: int) -> bool:
+        """Follow a parameter through its only readers to the neuron, with a factor that is not 0."""
+        while place != neuron:
+            if len(readers[place]) != 1:
+                return False
+            (reader,) = readers[place]
+            node = network.nodes[reader]
+            if isinstance(node, Product) and values[node.left if node.right == place else node.right] == 0:
+                return False
+            if isinstance(node, Activation) and reader != neuron:
+                return False
+            place = reader
+        return True
+
+    parameters = [place for place, node in enumerate(network.nodes) if isinstance(node, Parameter)]
+    return all(any(moves(place, neuron) for place in parameters) for neuron in touched)
+
+
+# ---- the networks ------------------------------------------------------------------------------------------
+
+
+def biased_networks() -> tuple[Place, ...]:
+    """Networks whose neurons have biases of their own, small enough for the oracle."""
+    fp4, m3, m5 = format_of("e2m1").machine_set(), integers(1), integers(2)
+    return (
+        (families.sum_of_neurons(RELU, count=2), fp4),
+        (families.sum_of_neurons(HARDSIGMOID, count=2), integers(3)),
+        (families.hidden_layer(RELU), m5),
+        (families.hidden_layer(HARDTANH), m5),
+        (families.two_layers(RELU), m3),
+        (families.two_layers(ABS), m3),
+        (families.two_layers(RELU6), numbers_of([-6, 0, 6])),
+        (families.residual(RELU), m3),
+    )
+
+
+def _within(places: Sequence[Place]) -> tuple[Place, ...]:
+    """Those whose functions have 0, 1/2 and 1 between the one-sided derivatives at every kink."""
+    functions = (RELU, HARDTANH, RELU6)
+    return tuple(p for p in places if all(n.function in functions for n in p[0].activations))
+
+
+def unbiased_networks() -> tuple[Place, ...]:
+    """Networks with shared biases, tied weights or none, small enough for the oracle."""
+    fp4, m3, m5 = format_of("e2m1").machine_set(), integers(1), integers(2)
+    return (
+        (families.plus_minus(), fp4),
+        (families.plus_minus(HARDTANH), fp4),
+        (families.product_plus_minus(), m5),
+        (families.product_neuron(), fp4),
+        (families.fully_connected([IDENTITY, RELU, IDENTITY], [1, 2, 1]), m3),
+        (families.fully_connected([RELU, RELU], [1, 1]), fp4),
+        (families.minibatch(HARDTANH, (1, -1)), fp4),
+        (families.minibatch(LEAKY_RELU, (1, 0, -1)), fp4),
+    )
+
+
+def relu_networks() -> tuple[Place, ...]:
+    """Fully connected networks of ReLU neurons only, each weight its own."""
+    m3, m5, signs = integers(1), integers(2), numbers_of([-1, 1])
+    shapes = ((m5, (1, 1), (1,)), (m5, (1, 1, 1), (1,)), (m3, (2, 1), (1,)), (m3, (2, 1), (1, -1)))
+    shapes += (
+        (m3, (1, 2, 1), (1,)),
+        (signs, (2, 2, 1), (1,)),
+        (signs, (3, 1), (1,)),
+        (m3, (1, 1, 1), (1, 1)),
+    )
+    return tuple(
+        (families.fully_connected([RELU] * len(widths), widths, inputs=inputs), machine)
+        for machine, widths, inputs in shapes
+    )
+
+
+def checks() -> tuple[Check, ...]:
+    """Every theorem and every control, in the order of docs/theory.md."""
+    fp4, m5, m7 = format_of("e2m1").machine_set(), integers(2), integers(3)
+    biased, unbiased, relus = biased_networks(), unbiased_networks(), relu_networks()
+    headline = (families.fully_connected([IDENTITY, RELU, IDENTITY], [1, 2, 1]), m5)
+    pooled = ((families.pooled_neurons(), integers(1)),)
+    enumerated = (
+        (families.sum_of_neurons(RELU, count=3), fp4),
+        (families.sum_of_neurons(HARDTANH, count=3), fp4),
+        (families.hidden_layer(RELU, count=2), m5),
+        (families.hidden_layer(HARDTANH, count=2), m5),
+        (families.two_layers(RELU), m5),
+        (families.two_layers(RELU6), numbers_of([-6, -1, 0, 1, 6])),
+    )
+    structured = ((families.plus_minus(), fp4), (families.stairs(fp4), fp4))
+    structured += ((families.product_plus_minus(), fp4), (families.product_neuron(), fp4))
+    structured += (headline, (families.fully_connected([RELU, RELU], [1, 1]), fp4))
+    windows = (
+        (families.two_windows_with_biases(), integers(1)),
+        (families.maximum_of(2), fp4),
+        (families.maximum_of(3), m5),
+    )
+    geometric = numbers_of([0, *(sign * 2**k for sign in (-1, 1) for k in range(9))], name="powers of 2")
+    by_ties = tuple(Rules(ties=ties) for ties in Ties)
+
+    def never_wrong(_network: Network, _point: Vector, found: Judgement) -> bool:
+        return found.kind is not Kind.INCORRECT
+
+    def live_iff_singular(_network: Network, _point: Vector, found: Judgement) -> bool:
+        return found.by_ad.is_live == (found.kind is Kind.NOT_DIFFERENTIABLE)
+
+    def live_before_iff_singular(network: Network, _point: Vector, found: Judgement) -> bool:
+        """The same with the adjoint of the neuron's argument in the place of its value's."""
+        arguments = [n.argument for k in found.by_ad.touched if isinstance(n := network.nodes[k], Activation)]
+        is_live = any(found.by_ad.adjoints[argument] for argument in arguments)
+        return is_live == (found.kind is Kind.NOT_DIFFERENTIABLE)
+
+    def in_hull(_network: Network, _point: Vector, found: Judgement) -> bool:
+        return found.is_in_hull
+
+    def singular_in_hull(_network: Network, _point: Vector, found: Judgement) -> bool | None:
+        return found.is_in_hull if found.kind is Kind.NOT_DIFFERENTIABLE else None
+
+    def all_selections(network: Network, point: Vector, found: Judgement) -> bool:
+        return set(found.cells) == set(selections(network, point))
+
+    def dead_is_right(_network: Network, _point: Vector, found: Judgement) -> bool | None:
+        return None if found.by_ad.is_live else found.kind is Kind.CORRECT
+
+    def live_is_wrong(_network: Network, _point: Vector, found: Judgement) -> bool | None:
+        return found.kind is not Kind.CORRECT if found.by_ad.is_live else None
+
+    def forks_iff_singular(network: Network, point: Vector, found: Judgement) -> bool:
+        other = differentiate(network, point, rules=_constant(1)).gradient
+        return (found.by_ad.gradient != other) == (found.kind is Kind.NOT_DIFFERENTIABLE)
+
+    def own_directions_suffice(network: Network, point: Vector, found: Judgement) -> bool | None:
+        if not _has_own_directions(network, point, found.by_ad.touched):
+            return None
+        same = set(found.cells) == set(selections(network, point))
+        return same and found.kind is not Kind.INCORRECT and live_iff_singular(network, point, found)
+
+    def a_limit(_network: Network, _point: Vector, found: Judgement) -> bool:
+        return found.kind is not Kind.INCORRECT and found.by_ad.gradient in found.cells
+
+    made: list[Check] = []
+
+    def names(places: Sequence[tuple]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place[0].name for place in places))
+
+    def ask(
+        theorem: str, statement: str, places: Sequence[Place], rules: Sequence[Rules], holds, **more
+    ) -> None:
+        is_control = bool(more.get("is_control"))
+        made.append(
+            Check(
+                theorem=theorem,
+                statement=statement,
+                networks=names(places),
+                is_control=is_control,
+                run=lambda: _over_points(places, rules, holds),
+            )
+        )
+
+    def tell(theorem: str, statement: str, places: Sequence[tuple], run: Callable[[], Tally], **more) -> None:
+        is_control = bool(more.get("is_control"))
+        made.append(
+            Check(
+                theorem=theorem, statement=statement, networks=names(places), is_control=is_control, run=run
+            )
+        )
+
+    ask("T1", "with biases AD is never wrong, whatever it takes at kinks", biased, _ANY, never_wrong)
+    ask(
+        "T1 control",
+        "the same with tied weights",
+        [(families.plus_minus(), fp4)],
+        _ANY,
+        never_wrong,
+        is_control=True,
+    )
+    tell(
+        "T2",
+        "with biases the share of singular points is at most kinks / |M|",
+        enumerated,
+        lambda: _share(enumerated, bounds.most_touched),
+    )
+    tell(
+        "T2'",
+        "and at most 1 - prod (1 - kinks / |M|)",
+        enumerated,
+        lambda: _share(enumerated, bounds.most_touched_product),
+    )
+    tight = [
+        (
+            families.sum_of_neurons(function, count=n),
+            fp4,
+            Rules(),
+            (bounds.singular_sum(15, kinks=k, count=n), 0),
+        )
+        for function, k in ((RELU, 1), (HARDTANH, 2))
+        for n in (1, 2, 3, 4)
+    ]
+    tell("T3", "a sum of neurons attains T2'", tight, lambda: _equal(tight))
+    ask(
+        "T4",
+        "with biases f is singular where a touched neuron has an adjoint other than 0, and only there",
+        biased,
+        _ANY,
+        live_iff_singular,
+    )
+    ask(
+        "T4 control",
+        "the same with the adjoint of the argument",
+        biased,
+        [_constant(0)],
+        live_before_iff_singular,
+        is_control=True,
+    )
+    ask(
+        "T4 control", "the same behind a max pool", pooled, [_constant(0)], live_iff_singular, is_control=True
+    )
+    ask(
+        "T5",
+        "with biases and one-sided derivatives at kinks, or between, AD is in the Clarke subdifferential",
+        _within(biased),
+        (*_BETWEEN, _LEFT, _RIGHT),
+        in_hull,
+    )
+    ask(
+        "T5 control",
+        "the same with 2 or -1 at kinks",
+        _within(biased),
+        _OUTSIDE,
+        singular_in_hull,
+        is_control=True,
+    )
+    ask(
+        "T5'",
+        "with biases every choice of sides is the gradient on an open cone",
+        biased,
+        [Rules()],
+        all_selections,
+    )
+    ask("T5' control", "the same without biases", unbiased[4:5], [Rules()], all_selections, is_control=True)
+    ask(
+        "T6",
+        "with biases 0 and 1 at ReLU's kink differ at singular points, and only there",
+        [p for p in biased if all(n.function is RELU for n in p[0].activations)],
+        [_constant(0)],
+        forks_iff_singular,
+    )
+    tell(
+        "T7",
+        "without biases the share of singular or wrong points is at most kinks and edges of zero / |M|",
+        structured,
+        lambda: _share(structured, bounds.most_failing, rules=_LEFT),
+    )
+    products = ((families.product_neuron(), fp4),)
+    tell(
+        "T7 control",
+        "the same without the edges of zero",
+        products,
+        lambda: _share(products, lambda net, m: bounds.most_failing(net, m, edges=False)),
+        is_control=True,
+    )
+    tied = ((families.weighted_differences(), geometric),)
+    tell(
+        "T7 control",
+        "the same where a weight multiplies two inputs",
+        tied,
+        lambda: _share(tied, bounds.most_failing),
+        is_control=True,
+    )
+    closed = [
+        (families.plus_minus(), fp4, _LEFT, (0, 1)),
+        (families.stairs(fp4), fp4, _LEFT, (0, 15)),
+        (families.stairs(m7), m7, _LEFT, (0, 7)),
+        (families.product_plus_minus(), fp4, _LEFT, (0, 28)),
+        (families.product_neuron(), fp4, _LEFT, (28, 0)),
+        (families.fully_connected([RELU, RELU], [1, 1]), fp4, _RIGHT, (14, 7)),
+    ]
+    tell(
+        "T8",
+        "without biases AD can be wrong, up to everywhere: counts in closed form",
+        closed,
+        lambda: _equal(closed),
+    )
+    everywhere = (*biased[:4], *unbiased, *pooled)
+    ask(
+        "T9",
+        "in every network AD is right where no touched node has an adjoint that is not 0",
+        everywhere,
+        _ANY,
+        dead_is_right,
+    )
+    ask(
+        "T9 control",
+        "and only there, without biases",
+        unbiased,
+        [_constant(0), _constant("1/2")],
+        live_is_wrong,
+        is_control=True,
+    )
+    ask(
+        "T10",
+        "T1, T4 and T5' hold where each touched neuron has a weight of its own on an input that is not 0",
+        (*biased, *unbiased[2:6]),
+        _BETWEEN,
+        own_directions_suffice,
+    )
+    ask(
+        "T11",
+        "without biases, ReLU neurons only: with 0 at kinks AD is a limit of gradients",
+        relus,
+        [_constant(0)],
+        a_limit,
+    )
+    ask("T11 control", "the same with 1 at kinks", relus, [_constant(1)], a_limit, is_control=True)
+    ask(
+        "P1",
+        "a max pool over values with biases of their own: AD is never wrong",
+        windows,
+        by_ties,
+        never_wrong,
+    )
+    ask("P1'", "and in the Clarke subdifferential", windows, by_ties, in_hull)
+    shared = ((families.two_windows(), fp4), (families.convolution_and_pool((0, 1, 0, 1)), m5))
+    ask(
+        "P1 control",
+        "the same over values that share a bias",
+        shared,
+        by_ties[:2],
+        never_wrong,
+        is_control=True,
+    )
+    maxima = [
+        (families.maximum_of(n), machine, Rules(), (bounds.singular_maximum(len(machine), count=n), 0))
+        for n, machine in ((2, fp4), (3, fp4), (4, m7))
+    ]
+    repeats = ((families.repeated_entries(), fp4),)
+    ask(
+        "P1 control",
+        "the same for the even split, with entries that repeat",
+        repeats,
+        by_ties[2:],
+        never_wrong,
+        is_control=True,
+    )
+    tell(
+        "P2", "max(b_1, ..., b_n) is singular at |M|^n - n sum r^(n-1) points", maxima, lambda: _equal(maxima)
+    )
+    batch = ((families.minibatch(HARDTANH, (1, -1)), fp4), (families.minibatch(HARDSIGMOID, (3, -3)), fp4))
+    batch += ((families.minibatch(RELU6, (0, 6)), fp4),)
+    ask(
+        "B1",
+        "a batch with one bias and the same side at all kinks: AD is a limit of gradients",
+        batch,
+        (_LEFT, _RIGHT),
+        a_limit,
+    )
+    ask("B1 control", "the same with 0 at both kinks", batch, [_constant(0)], a_limit, is_control=True)
+    return tuple(made)
+
+
+def finding(check: Check) -> Finding:
+    """Run a check.
+
+    Args:
+        check: one of `checks()`.
+    """
+    return Finding(check=check, tally=check.run())

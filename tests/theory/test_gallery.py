@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import ast
+import json
+
+import pytest
+
+from tiebreak.cli import main
+from tiebreak.theory.activations import Rules, torch_rules
+from tiebreak.theory.gallery import GALLERY, told
+from tiebreak.theory.oracle import Kind, judge
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return torch_rules()
+
+
+@pytest.mark.parametrize("example", GALLERY, ids=lambda example: example.name)
+def test_the_program_prints_what_the_oracle_says_of_ad(example, measured, capsys):
+    exec(compile(example.program, example.name, "exec"), {})
+    printed = ast.literal_eval(capsys.readouterr().out)
+    printed = printed if isinstance(printed, list) else [printed]
+    rules = Rules(proxy=measured.proxy, ties=example.ties or measured.ties)
+    found = judge(example.network, example.point, rules=rules)
+    assert found.kind is Kind.INCORRECT
+    assert printed == pytest.approx([float(value) for value in found.by_ad.gradient], abs=1e-12)
+    assert len(example.program.splitlines()) <= 7
+
+
+def test_a_counterexample_is_told(measured):
+    text = told(GALLERY[0], rules=measured)
+    assert "AD says   (0)" in text
+    assert "true is   (2)" not in text
+    assert "true is   (1)" in text
+    assert "AD is wrong here." in text
+
+
+def test_the_verbs(capsys):
+    assert main(["theory", "counterexample"]) == 0
+    listed = capsys.readouterr().out
+    assert all(example.name in listed for example in GALLERY)
+    assert main(["theory", "counterexample", "max-pool"]) == 0
+    assert "true is   (1, 0)" in capsys.readouterr().out
+    assert main(["theory", "scoreboard", "--only", "P2", "--json"]) == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (row["theorem"], row["violations"], row["is_as_it_must_be"]) == ("P2", 0, True)
+    assert main(["theory", "scoreboard", "--only", "T1"]) == 0
+    text = capsys.readouterr().out
+    assert "T1 control" in text
+    assert "2 of 2 are as they must be." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["theory", "counterexample", "nothing"], "counterexample must be one of tied-weights"),
+        (["theory", "scoreboard", "--only", "T99"], "--only must be one of T1"),
+    ],
+)
+def test_mistakes_are_said(words, sentence, capsys):
+    assert main(words) == 2
+    assert sentence in capsys.readouterr().err
