@@ -1,8 +1,9 @@
 """A check for each theorem, point by point on small networks, and for each a control that has to fail.
 
 The statements are proved in docs/theory.md unless it says otherwise; a check is there to catch what a proof
-overlooks: an assumption, a program, a rule of AD. Each asks the oracle about touched points, or the enumeration
-where there are too many. A control drops one assumption: were it to pass, the check would see nothing.
+overlooks: an assumption, a program, a rule of AD. Each asks the oracle about touched points, or the
+enumeration where there are too many. A control drops one assumption: were it to pass, the check would see
+nothing.
 """
 
 from __future__ import annotations
