@@ -12,7 +12,7 @@ from tiebreak.records.provenance import cpu_model
 from tiebreak.runner.crew import worker_environment
 
 HERE = Path(__file__).parent
-NAMES = ("pool", "step", "zones", "data", "packing", "start", "certify", "scale", "dashboard")
+NAMES = ("pool", "step", "zones", "data", "packing", "start", "certify", "scale", "dashboard", "descent")
 HEAD = """# Benchmarks
 
 Ratios of two works timed in turn, A B A B ..., on {device}: CPU seconds of one process, or wall seconds where

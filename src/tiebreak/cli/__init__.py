@@ -10,6 +10,7 @@ from pathlib import Path
 from tiebreak.cli import (
     auditing,
     certifying,
+    descending,
     machine,
     ranks,
     reading,
@@ -129,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
 
     theory.add_arguments(
         verb("theory", theory.scoreboard, "ask whether AD is right when parameters are machine numbers")
+    )
+
+    descending.add_arguments(
+        verb("descent", descending.descent, "test claims about training with kinks and say which hold")
     )
 
     conventions = verb("conventions", machine.conventions, "measure what this torch does at ties and kinks")
