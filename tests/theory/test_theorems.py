@@ -9,7 +9,8 @@ from tiebreak.theory import bounds, families
 from tiebreak.theory.activations import HARDTANH, IDENTITY, RELU, RELU6, Rules
 from tiebreak.theory.enumeration import count
 from tiebreak.theory.machine import format_of, integers, numbers_of
-from tiebreak.theory.theorems import Check, Finding, Tally, checks, finding
+from tiebreak.theory.theorems import checks, finding
+from tiebreak.theory.trials import Check, Finding, Tally
 
 FP4, M5 = format_of("e2m1").machine_set(), integers(2)
 

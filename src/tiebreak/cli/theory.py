@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tiebreak.design.axes import UserError
 
 if TYPE_CHECKING:
-    from tiebreak.theory.theorems import Finding
+    from tiebreak.theory.trials import Finding
 
 
 def add_arguments(theory: argparse.ArgumentParser) -> None:

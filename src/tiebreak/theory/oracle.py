@@ -124,6 +124,23 @@ def evaluate(network: Network, point: Vector) -> Vector:
     return tuple(values)
 
 
+def touched(network: Network, values: Vector) -> tuple[int, ...]:
+    """The nodes at a kink or at a tie.
+
+    Args:
+        network: any.
+        values: of its nodes.
+    """
+    found = []
+    for place, node in enumerate(network.nodes):
+        if isinstance(node, Activation):
+            if node.function.is_kink(values[node.argument]):
+                found.append(place)
+        elif isinstance(node, Maximum) and [values[a] for a in node.arguments].count(values[place]) > 1:
+            found.append(place)
+    return tuple(found)
+
+
 def differentiate(network: Network, point: Vector, *, rules: Rules) -> Derivative:
     """What reverse-mode AD computes.
 
@@ -136,9 +153,10 @@ def differentiate(network: Network, point: Vector, *, rules: Rules) -> Derivativ
     adjoints = [Fraction(0)] * len(values)
     adjoints[-1] = Fraction(1)
     gradient = [Fraction(0)] * len(network.parameters)
-    touched = []
     for place in reversed(range(len(values))):
         seed = adjoints[place]
+        if not seed:
+            continue
         match network.nodes[place]:
             case Parameter(index):
                 gradient[index] += seed
@@ -151,20 +169,17 @@ def differentiate(network: Network, point: Vector, *, rules: Rules) -> Derivativ
             case Activation(function, argument):
                 slope = function.sides(values[argument])[0]
                 if function.is_kink(values[argument]):
-                    touched.append(place)
                     slope = rules.at_kinks(function)[function.kinks.index(values[argument])]
                 adjoints[argument] += seed * slope
             case Maximum(arguments):
                 winners = [argument for argument in arguments if values[argument] == values[place]]
-                if len(winners) > 1:
-                    touched.append(place)
                 if rules.ties is Ties.FIRST:
                     winners = winners[:1]
                 elif rules.ties is Ties.LAST:
                     winners = winners[-1:]
                 for argument in winners:
                     adjoints[argument] += seed / len(winners)
-    return Derivative(gradient=tuple(gradient), adjoints=tuple(adjoints), touched=tuple(reversed(touched)))
+    return Derivative(gradient=tuple(gradient), adjoints=tuple(adjoints), touched=touched(network, values))
 
 
 def cells(network: Network, point: Vector) -> tuple[Vector, ...]:
@@ -285,11 +300,14 @@ def _smooth_form(
 
 
 def _combined(factors: Sequence[Fraction | int], forms: Sequence[Vector], width: int) -> Vector:
-    return tuple(
-        sum((factor * form[i] for factor, form in zip(factors, forms, strict=True)), Fraction(0))
-        for i in range(width)
-    )
+    total = [Fraction(0)] * width
+    for factor, form in zip(factors, forms, strict=True):
+        if factor:
+            for i, value in enumerate(form):
+                if value:
+                    total[i] += factor * value
+    return tuple(total)
 
 
 def _scaled(factor: Fraction, form: Vector) -> Vector:
-    return tuple(factor * value for value in form)
+    return form if factor == 1 else tuple(factor * value for value in form)

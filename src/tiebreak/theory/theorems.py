@@ -8,10 +8,9 @@ nothing.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 
 from tiebreak.theory import bounds, families
 from tiebreak.theory.activations import (
@@ -26,153 +25,21 @@ from tiebreak.theory.activations import (
     Side,
     Ties,
 )
-from tiebreak.theory.enumeration import count
 from tiebreak.theory.linear_programs import Vector
-from tiebreak.theory.machine import MachineSet, format_of, integers, numbers_of
-from tiebreak.theory.network import Activation, Affine, Network, Parameter, Product
-from tiebreak.theory.oracle import (
-    Judgement,
-    Kind,
-    cells,
-    differentiate,
-    evaluate,
-    judge,
-    selections,
+from tiebreak.theory.machine import format_of, integers, numbers_of
+from tiebreak.theory.network import Activation, Network
+from tiebreak.theory.oracle import Judgement, Kind, differentiate, selections
+from tiebreak.theory.trials import (
+    Check,
+    Finding,
+    Holds,
+    Place,
+    Tally,
+    counts_equal,
+    has_own_directions,
+    over_points,
+    share_at_most,
 )
-
-Place = tuple[Network, MachineSet]
-"""A network, and the numbers that its parameters take."""
-
-Holds = Callable[[Network, Vector, Judgement], bool | None]
-"""Whether a statement holds at a point; None where it claims nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What a check saw.
-
-    Args:
-        points: pairs of a point and rules that were looked at.
-        violations: of the statement.
-        witness: the first violation in words, or "".
-    """
-
-    points: int
-    violations: int
-    witness: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """A statement and how it is tried.
-
-    Args:
-        theorem: its label in docs/theory.md.
-        statement: in words.
-        networks: names of the networks it is tried on.
-        is_control: whether it is false, and has to be found so.
-        run: the trial.
-    """
-
-    theorem: str
-    statement: str
-    networks: tuple[str, ...]
-    is_control: bool
-    run: Callable[[], Tally]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A check and what it saw.
-
-    Args:
-        check: what was tried.
-        tally: what was seen.
-    """
-
-    check: Check
-    tally: Tally
-
-    @property
-    def is_as_it_must_be(self) -> bool:
-        """No violation of a theorem; at least one of a control."""
-        return self.tally.points > 0 and (self.tally.violations > 0) == self.check.is_control
-
-
-# ---- what is looked at -------------------------------------------------------------------------------------
-
-
-def touched_points(network: Network, machine: MachineSet) -> Iterator[Vector]:
-    """The points of M^W where some node is at a kink or a tie; elsewhere AD is the chain rule.
-
-    Args:
-        network: any.
-        machine: M.
-    """
-    for point in itertools.product(machine.numbers, repeat=len(network.parameters)):
-        if differentiate(network, point, rules=Rules()).touched:
-            yield point
-
-
-def _over_points(places: Sequence[Place], rules: Sequence[Rules], holds: Holds) -> Tally:
-    """Ask at every touched point, under every rule, whether something holds; None where it claims nothing."""
-
-    def answers() -> Iterator[tuple[bool | None, str]]:
-        for network, machine in places:
-            for point in touched_points(network, machine):
-                known = cells(network, point)
-                for rule in rules:
-                    found = judge(network, point, rules=rule, known=known)
-                    yield holds(network, point, found), _words(network, point, rule)
-
-    return _tally(answers())
-
-
-def _tally(answers: Iterator[tuple[bool | None, str]]) -> Tally:
-    points = violations = 0
-    witness = ""
-    for holds, words in answers:
-        if holds is None:
-            continue
-        points += 1
-        if not holds:
-            violations += 1
-            witness = witness or words
-    return Tally(points=points, violations=violations, witness=witness)
-
-
-def _words(network: Network, point: Vector, rules: Rules | None = None) -> str:
-    at = ", ".join(f"{name} = {value}" for name, value in zip(network.parameters, point, strict=True))
-    return f"{network.name} at {at}" + (f" (proxy {rules})" if rules else "")
-
-
-def _share(
-    places: Sequence[Place], bound: Callable[[Network, MachineSet], Fraction], **given: Rules
-) -> Tally:
-    """Compare the share of points that are singular or wrong with a bound, by the enumeration."""
-    points = violations = 0
-    witness = ""
-    for network, machine in places:
-        found = count(network, machine, rules=given.get("rules", Rules()))
-        failing = found.not_differentiable + found.incorrect
-        points += found.points
-        if Fraction(failing, found.points) > bound(network, machine):
-            violations += 1
-            most = bound(network, machine) * found.points
-            witness = witness or f"{network.name}: {failing} points of at most {most}"
-    return Tally(points=points, violations=violations, witness=witness)
-
-
-def _equal(places: Sequence[tuple[Network, MachineSet, Rules, tuple[int, int]]]) -> Tally:
-    """Compare counts (not differentiable, incorrect) of the enumeration with closed forms."""
-
-    def answers() -> Iterator[tuple[bool, str]]:
-        for network, machine, rules, expected in places:
-            found = count(network, machine, rules=rules)
-            seen = (found.not_differentiable, found.incorrect)
-            yield seen == expected, f"{network.name} on {machine.name}: {seen}, not {expected}"
-
-    return _tally(answers())
 
 
 def _constant(proxy: int | str) -> Rules:
@@ -183,41 +50,6 @@ _LEFT, _RIGHT = Rules(proxy=Side.LEFT), Rules(proxy=Side.RIGHT)
 _ANY = (_constant(0), _constant("1/2"), _constant(1), _constant(2), _constant(-1), _LEFT, _RIGHT)
 _BETWEEN = (_constant(0), _constant("1/2"), _constant(1))
 _OUTSIDE = (_constant(2), _constant(-1))
-
-
-def _has_own_directions(network: Network, point: Vector, touched: Sequence[int]) -> bool:
-    """Whether each touched neuron has a parameter that moves its argument and feeds nothing else."""
-    values = evaluate(network, point)
-    readers: dict[int, list[int]] = {place: [] for place in range(len(network.nodes))}
-    for place, node in enumerate(network.nodes):
-        match node:
-            case Affine(terms, _):
-                for _, source in terms:
-                    readers[source].append(place)
-            case Product(left, right):
-                readers[left].append(place)
-                readers[right].append(place)
-            case Activation(_, argument):
-                readers[argument].append(place)
-            case _:
-                pass
-
-    def moves(place: int, neuron: int) -> bool:
-        """Follow a parameter through its only readers to the neuron, with a factor that is not 0."""
-        while place != neuron:
-            if len(readers[place]) != 1:
-                return False
-            (reader,) = readers[place]
-            node = network.nodes[reader]
-            if isinstance(node, Product) and values[node.left if node.right == place else node.right] == 0:
-                return False
-            if isinstance(node, Activation) and reader != neuron:
-                return False
-            place = reader
-        return True
-
-    parameters = [place for place, node in enumerate(network.nodes) if isinstance(node, Parameter)]
-    return all(any(moves(place, neuron) for place in parameters) for neuron in touched)
 
 
 # ---- the networks ------------------------------------------------------------------------------------------
@@ -332,7 +164,7 @@ def checks() -> tuple[Check, ...]:
         return (found.by_ad.gradient != other) == (found.kind is Kind.NOT_DIFFERENTIABLE)
 
     def own_directions_suffice(network: Network, point: Vector, found: Judgement) -> bool | None:
-        if not _has_own_directions(network, point, found.by_ad.touched):
+        if not has_own_directions(network, point, found.by_ad.touched):
             return None
         same = set(found.cells) == set(selections(network, point))
         return same and found.kind is not Kind.INCORRECT and live_iff_singular(network, point, found)
@@ -342,30 +174,30 @@ def checks() -> tuple[Check, ...]:
 
     made: list[Check] = []
 
-    def names(places: Sequence[tuple]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(place[0].name for place in places))
+    def tell(
+        theorem: str,
+        statement: str,
+        places: Sequence[tuple],
+        run: Callable[[], Tally],
+        *,
+        is_control: bool = False,
+    ) -> None:
+        names = tuple(dict.fromkeys(network.name for network, *_ in places))
+        made.append(
+            Check(theorem=theorem, statement=statement, networks=names, is_control=is_control, run=run)
+        )
 
     def ask(
-        theorem: str, statement: str, places: Sequence[Place], rules: Sequence[Rules], holds, **more
+        theorem: str,
+        statement: str,
+        places: Sequence[Place],
+        rules: Sequence[Rules],
+        holds: Holds,
+        *,
+        is_control: bool = False,
     ) -> None:
-        is_control = bool(more.get("is_control"))
-        made.append(
-            Check(
-                theorem=theorem,
-                statement=statement,
-                networks=names(places),
-                is_control=is_control,
-                run=lambda: _over_points(places, rules, holds),
-            )
-        )
-
-    def tell(theorem: str, statement: str, places: Sequence[tuple], run: Callable[[], Tally], **more) -> None:
-        is_control = bool(more.get("is_control"))
-        made.append(
-            Check(
-                theorem=theorem, statement=statement, networks=names(places), is_control=is_control, run=run
-            )
-        )
+        run = partial(over_points, places, rules, holds)
+        tell(theorem, statement, places, run, is_control=is_control)
 
     ask("T1", "with biases AD is never wrong, whatever it takes at kinks", biased, _ANY, never_wrong)
     ask(
@@ -380,13 +212,13 @@ def checks() -> tuple[Check, ...]:
         "T2",
         "with biases the share of singular points is at most kinks / |M|",
         enumerated,
-        lambda: _share(enumerated, bounds.most_touched),
+        lambda: share_at_most(enumerated, bounds.most_touched, rules=_constant(0)),
     )
     tell(
         "T2'",
         "and at most 1 - prod (1 - kinks / |M|)",
         enumerated,
-        lambda: _share(enumerated, bounds.most_touched_product),
+        lambda: share_at_most(enumerated, bounds.most_touched_product, rules=_constant(0)),
     )
     tight = [
         (
@@ -398,7 +230,7 @@ def checks() -> tuple[Check, ...]:
         for function, k in ((RELU, 1), (HARDTANH, 2))
         for n in (1, 2, 3, 4)
     ]
-    tell("T3", "a sum of neurons attains T2'", tight, lambda: _equal(tight))
+    tell("T3", "a sum of neurons attains T2'", tight, lambda: counts_equal(tight))
     ask(
         "T4",
         "with biases f is singular where a touched neuron has an adjoint other than 0, and only there",
@@ -451,14 +283,16 @@ def checks() -> tuple[Check, ...]:
         "T7",
         "without biases the share of singular or wrong points is at most kinks and edges of zero / |M|",
         structured,
-        lambda: _share(structured, bounds.most_failing, rules=_LEFT),
+        lambda: share_at_most(structured, bounds.most_failing, rules=_LEFT),
     )
     products = ((families.product_neuron(), fp4),)
     tell(
         "T7 control",
         "the same without the edges of zero",
         products,
-        lambda: _share(products, lambda net, m: bounds.most_failing(net, m, edges=False)),
+        lambda: share_at_most(
+            products, lambda net, m: bounds.most_failing(net, m, edges=False), rules=_constant(0)
+        ),
         is_control=True,
     )
     tied = ((families.weighted_differences(), geometric),)
@@ -466,7 +300,7 @@ def checks() -> tuple[Check, ...]:
         "T7 control",
         "the same where a weight multiplies two inputs",
         tied,
-        lambda: _share(tied, bounds.most_failing),
+        lambda: share_at_most(tied, bounds.most_failing, rules=_constant(0)),
         is_control=True,
     )
     closed = [
@@ -481,7 +315,7 @@ def checks() -> tuple[Check, ...]:
         "T8",
         "without biases AD can be wrong, up to everywhere: counts in closed form",
         closed,
-        lambda: _equal(closed),
+        lambda: counts_equal(closed),
     )
     everywhere = (*biased[:4], *unbiased, *pooled)
     ask(
@@ -545,7 +379,10 @@ def checks() -> tuple[Check, ...]:
         is_control=True,
     )
     tell(
-        "P2", "max(b_1, ..., b_n) is singular at |M|^n - n sum r^(n-1) points", maxima, lambda: _equal(maxima)
+        "P2",
+        "max(b_1, ..., b_n) is singular at |M|^n - n sum r^(n-1) points",
+        maxima,
+        lambda: counts_equal(maxima),
     )
     batch = ((families.minibatch(HARDTANH, (1, -1)), fp4), (families.minibatch(HARDSIGMOID, (3, -3)), fp4))
     batch += ((families.minibatch(RELU6, (0, 6)), fp4),)
