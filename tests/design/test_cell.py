@@ -23,10 +23,13 @@ from tiebreak.design.cell import (
     LrSearch,
     Network,
     Noise,
+    NormPool,
     Optimizer,
+    TieMap,
     Train,
     Trajectory,
     Trial,
+    ZeroProgram,
     Zones,
     stream_seed,
 )
@@ -174,6 +177,12 @@ def cells(draw):
         Drift: lambda: Drift(num_epochs=draw(counts), **settings_of),
         LrSearch: lambda: LrSearch(
             num_candidates=draw(counts), lr_high=draw(st.floats(1, 10)), **settings_of
+        ),
+        ZeroProgram: ZeroProgram,
+        TieMap: lambda: TieMap(num_images=draw(counts)),
+        NormPool: lambda: NormPool(
+            num_batches=draw(sizes),
+            gradient_at_zero=draw(st.floats(allow_nan=False, allow_infinity=False)),
         ),
     }[kind]()
     number = st.integers(2, 6) if kind in PAIRED else st.just(1)

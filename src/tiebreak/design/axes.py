@@ -94,14 +94,27 @@ _STORAGE = {
 
 
 class Forward(StrEnum):
-    """How the pool's value is computed.
+    """How the pool's value is computed, and what rounding error comes with it.
 
     `exact`: the maximum, bit for bit, whatever the Jacobian. `blended`: the published
-    `beta * minimal + (1 - beta) * native`, equal over the reals, wrong by about beta unit roundoffs.
+    `beta * minimal + (1 - beta) * native`, equal over the reals, wrong by about beta unit roundoffs, and its
+    gradient with it.
+
+    Two controls have one of the errors of `blended` each and PyTorch's rule at ties, whatever beta.
+    `blended_value`: the value of `blended`, its gradient passed on untouched to the first maximum.
+    `blended_gradient`: the exact value, and the gradient g of each window as `blended` rounds it where
+    nothing is tied, `beta * g + (1 - beta) * g`.
     """
 
     EXACT = "exact"
     BLENDED = "blended"
+    BLENDED_VALUE = "blended_value"
+    BLENDED_GRADIENT = "blended_gradient"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether beta scales a rounding error only and the rule at ties is PyTorch's."""
+        return self in (Forward.BLENDED_VALUE, Forward.BLENDED_GRADIENT)
 
 
 class Selection(StrEnum):
@@ -161,8 +174,8 @@ class PoolJacobian:
                 )
             if self.forward is not Forward.EXACT:
                 raise DesignError(
-                    f"pool.forward=blended is defined for selection=beta, got selection={self.selection}. "
-                    "Use forward=exact."
+                    f"pool.forward={self.forward} is defined for selection=beta, got selection="
+                    f"{self.selection}. Use forward=exact."
                 )
         if self.seed and self.selection is not Selection.RANDOM:
             raise DesignError(
@@ -172,14 +185,15 @@ class PoolJacobian:
 
     @property
     def label(self) -> str:
-        """Short and unique: native, minimal, beta100, last, random-s3, all_ones; `-blended` at the end."""
+        """Short and unique: native, minimal, beta100, last, random-s3, all_ones; then the forward arm, as in
+        `beta100-blended`, unless it is exact."""
         if self.selection is Selection.RANDOM:
             return f"random-s{self.seed}"
         if self.selection is not Selection.BETA:
             return str(self.selection)
         named = {0.0: "native", 1.0: "minimal"}
         rule = named.get(self.beta) or f"beta{_plain(self.beta)}"
-        return f"{rule}-blended" if self.forward is Forward.BLENDED else rule
+        return rule if self.forward is Forward.EXACT else f"{rule}-{self.forward}"
 
     def norm(self, num_tied: int) -> float:
         """Euclidean norm of the Jacobian's row at a window with `num_tied` maxima."""
@@ -187,7 +201,7 @@ class PoolJacobian:
             raise ValueError(f"a window has at least one maximum, got num_tied={num_tied}")
         if self.selection is Selection.ALL_ONES:
             return math.sqrt(num_tied)
-        if self.selection is not Selection.BETA:
+        if self.selection is not Selection.BETA or self.forward.is_control:
             return 1.0
         share = self.beta / num_tied
         return math.sqrt((1.0 - self.beta + share) ** 2 + (num_tied - 1) * share**2)

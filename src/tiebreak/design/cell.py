@@ -42,9 +42,12 @@ from tiebreak.design.settings import (
     Measure,
     Network,
     Noise,
+    NormPool,
     Optimizer,
+    TieMap,
     Train,
     Trajectory,
+    ZeroProgram,
     Zones,
 )
 
@@ -61,12 +64,15 @@ __all__ = [
     "Measure",
     "Network",
     "Noise",
+    "NormPool",
     "Optimizer",
     "PAIRED",
     "SCHEMA",
+    "TieMap",
     "Train",
     "Trajectory",
     "Trial",
+    "ZeroProgram",
     "Zones",
     "stream_seed",
 ]
@@ -85,7 +91,8 @@ class Cell:
         network: what is trained or differentiated.
         data: what it is fed.
         precision: the arithmetic.
-        jacobians: the pool Jacobians. A paired protocol (zones, trajectory, drift) takes at least two and
+        jacobians: the pool Jacobians. A paired protocol (zones, trajectory, drift,
+            zero_program) takes at least two and
             the first is the reference; the others take one.
         measure: the protocol with its settings.
         execution: device kind, threads, memory format, determinism, ranks.

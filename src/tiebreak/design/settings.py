@@ -365,13 +365,60 @@ class LrSearch(_Checked):
             )
 
 
-Measure = Noise | Zones | Trajectory | Train | Drift | LrSearch
+@dataclass(frozen=True, kw_only=True)
+class ZeroProgram(_Checked):
+    """Protocol `zero_program`: programs that compute 0, and what their derivative comes out as.
+
+    It reads the precision, the Jacobians and the execution of a cell, and neither network nor data.
+    """
+
+    protocol: ClassVar[str] = "zero_program"
+    _prefix: ClassVar[str] = "protocol."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TieMap(_Checked):
+    """Protocol `tie_map`: the tied windows of the first `num_images` training images, and those of each pool of
+    the network that they are fed to."""
+
+    protocol: ClassVar[str] = "tie_map"
+    _prefix: ClassVar[str] = "protocol."
+
+    num_images: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_images, 1, "protocol.num_images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormPool(_Checked):
+    """Protocol `norm_pool`: gaps between two derivatives of norm pooling at windows of zeros.
+
+    Args:
+        num_batches: draws an init, in the order of the replicate's `order` stream; 0 for one epoch.
+        gradient_at_zero: what is compared with 0, PyTorch's.
+    """
+
+    protocol: ClassVar[str] = "norm_pool"
+    _prefix: ClassVar[str] = "protocol."
+
+    num_batches: int = 8
+    gradient_at_zero: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self.num_batches, 0, "protocol.num_batches")
+
+
+Measure = Noise | Zones | Trajectory | Train | Drift | LrSearch | ZeroProgram | TieMap | NormPool
 
 MEASURES: dict[str, type[Measure]] = {
-    kind.protocol: kind for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch)
+    kind.protocol: kind
+    for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch, ZeroProgram, TieMap, NormPool)
 }
 
-PAIRED = (Zones, Trajectory, Drift)
+PAIRED = (Zones, Trajectory, Drift, ZeroProgram)
 
 
 def _at_least(value: int, least: int, key: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.design.axes import MINIMAL, NATIVE, DesignError, Forward, PoolJacobian
-from tiebreak.numerics import kernels, pool_autograd
+from tiebreak.numerics import kernels, pool_autograd, pool_controls
 from tiebreak.numerics.geometry import PoolGeometry, Size
 from tiebreak.numerics.switch import JacobianSwitch, PoolEvent, observer
 
@@ -34,7 +34,8 @@ def max_pool2d(
     At a window with n tied maxima and incoming gradient g the beta family sends beta * g / n to each of them
     and (1 - beta) * g to the first; a window without a tie passes g on untouched, whatever the rule. With
     `Forward.BLENDED` the value is the published `beta * minimal + (1 - beta) * native`, computed in the
-    dtype of x: its rounding error grows like beta unit roundoffs and its gradient has the same error.
+    dtype of x: its rounding error grows like beta unit roundoffs and its gradient has the same error. The two
+    controls of `Forward` have one of these errors each.
 
     Args:
         x: (N, C, H, W) or (C, H, W); float16, bfloat16, float32 or float64; any strides.
@@ -87,10 +88,17 @@ def pool(x: Tensor, *, geometry: PoolGeometry, jacobian: PoolJacobian | Jacobian
             "a JacobianSwitch records events in plain eager mode only, got a traced or transformed call. "
             "Set its events to None."
         )
-    if rule.forward is Forward.BLENDED:
-        output, mask = _blended(x, geometry, rule.beta), None
-    else:
-        output, mask = pool_autograd.exact(x, geometry=geometry, jacobian=jacobian)
+    match rule.forward:
+        case Forward.EXACT:
+            output, mask = pool_autograd.exact(x, geometry=geometry, jacobian=jacobian)
+        case Forward.BLENDED:
+            output, mask = _blended(x, geometry, rule.beta), None
+        case Forward.BLENDED_VALUE | Forward.BLENDED_GRADIENT:
+            native, mask = pool_autograd.exact(x, geometry=geometry, jacobian=NATIVE)
+            if rule.forward is Forward.BLENDED_VALUE:
+                output = pool_controls.with_value(native, value=_blended(x.detach(), geometry, rule.beta))
+            else:
+                output = pool_controls.with_rounded_gradient(native, beta=rule.beta)
     watching = observer()
     if events is not None or watching is not None:
         if mask is None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tiebreak.design.cell import Drift, LrSearch, Noise, Train, Trajectory, Trial, Zones
+from tiebreak.design.cell import (
+    Drift,
+    LrSearch,
+    Noise,
+    NormPool,
+    TieMap,
+    Train,
+    Trajectory,
+    Trial,
+    ZeroProgram,
+    Zones,
+)
 from tiebreak.records.session import Outcome, Session
 
 __all__ = ["measure"]
@@ -28,4 +39,10 @@ def measure(trial: Trial, session: Session) -> Outcome:
             from tiebreak.protocols.drift import measure_drift as protocol
         case LrSearch():
             from tiebreak.protocols.lr_search import measure_lr_search as protocol
+        case ZeroProgram():
+            from tiebreak.protocols.zero_program import measure_zero_program as protocol
+        case TieMap():
+            from tiebreak.protocols.tie_map import measure_tie_map as protocol
+        case NormPool():
+            from tiebreak.protocols.norm_pool import measure_norm_pool as protocol
     return protocol(trial, session)

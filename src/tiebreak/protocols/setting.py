@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tiebreak.data import Batch, DataSet, load, num_batches, train_batches
 from tiebreak.design.axes import DesignError, Device, MemoryFormat, PoolJacobian
-from tiebreak.design.cell import Cell, Noise, Trial, Zones
+from tiebreak.design.cell import Cell, Noise, NormPool, Trial, Zones
 from tiebreak.models import build
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.numerics.pooling import JacobianSwitch
@@ -134,6 +134,24 @@ def prepare(trial: Trial, place: Place, *, ranks: Ranks = ALONE) -> Iterator[Set
         DesignError: device=cuda without a CUDA device, or a batch of one image where batch norm needs two.
         DataError: the data set is missing or damaged.
     """
+    with computing(trial, ranks=ranks) as device:
+        dataset = load(trial.cell.data, root=place.data_root).to(device)
+        setting = Setting(trial=trial, dataset=dataset, device=device, ranks=ranks)
+        _require_pairs(setting)
+        yield setting
+
+
+@contextmanager
+def computing(trial: Trial, *, ranks: Ranks = ALONE) -> Iterator[torch.device]:
+    """Compute as the cell says, on the device that is given, without any data.
+
+    Args:
+        trial: what is measured.
+        ranks: the processes that share the trial.
+
+    Raises:
+        DesignError: device=cuda without a CUDA device.
+    """
     execution = trial.cell.execution
     if execution.device is Device.CUDA and not torch.cuda.is_available():
         raise DesignError(
@@ -147,17 +165,14 @@ def prepare(trial: Trial, place: Place, *, ranks: Ranks = ALONE) -> Iterator[Set
         threads(execution.num_threads),
         arithmetic(trial.cell.precision, device=device),
     ):
-        dataset = load(trial.cell.data, root=place.data_root).to(device)
-        setting = Setting(trial=trial, dataset=dataset, device=device, ranks=ranks)
-        _require_pairs(setting)
-        yield setting
+        yield device
 
 
 def _require_pairs(setting: Setting) -> None:
     """Refuse a share of one image where batch norm needs two now, and not at the end of an epoch."""
     data, measure = setting.cell.data, setting.cell.measure
     num_images, available = len(setting.dataset.train), num_batches(setting.dataset, data)
-    used = measure.num_batches if isinstance(measure, Noise | Zones) else 0
+    used = measure.num_batches if isinstance(measure, Noise | Zones | NormPool) else 0
     sizes = {data.batch_size}
     if used == 0 or used >= available:
         sizes.add(num_images % data.batch_size or data.batch_size)

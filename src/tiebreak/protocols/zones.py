@@ -51,7 +51,7 @@ def draw_gaps(
     jacobians: Sequence[PoolJacobian],
     prune: bool = True,
 ) -> Draw:
-    """Gaps of one batch: one forward pass with exact forwards, one a Jacobian with blended ones.
+    """Gaps of one batch: one forward pass with exact forwards, one a Jacobian with the other arms.
 
     Args:
         model: a network whose pools all read `switch`.
@@ -61,7 +61,7 @@ def draw_gaps(
         prune: share what must be equal in the backward pass; the bits are the same without.
     """
     parameters = tuple(tensor for tensor in model.parameters() if tensor.requires_grad)
-    if jacobians[0].forward is Forward.BLENDED:
+    if jacobians[0].forward is not Forward.EXACT:
         result = _separately(loss, parameters, switch=switch, jacobians=jacobians)
     else:
         result = backprop(loss, parameters, switch=switch, jacobians=jacobians, prune=prune)

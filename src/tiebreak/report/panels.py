@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tiebreak.design.axes import Forward
 from tiebreak.design.cell import (
     Data,
     Drift,
@@ -19,7 +20,9 @@ from tiebreak.design.cell import (
     LrSearch,
     Network,
     Noise,
+    NormPool,
     Optimizer,
+    TieMap,
     Train,
     Trajectory,
     Zones,
@@ -30,14 +33,15 @@ from tiebreak.report.wording import beta_words
 
 _BARE = ("data", "arch", "optimizer", "precision", "forward")
 _RULE = ("precision", "jacobian", "beta", "selection", "forward", "protocol")
-_SUFFIX = "-blended"
+_SUFFIX = f"-(?:{'|'.join(forward for forward in Forward if forward is not Forward.EXACT)})$"
 _DIGIT_POINTS = 4.2  # of a digit in small print
 _BOLD_POINTS = 5.4  # of a letter in the name of a panel
 
 
 def axis_names() -> tuple[str, ...]:
     """Columns of a table that are axes of the design, the most telling first."""
-    kinds = (Network, Data, Optimizer, Noise, Zones, Trajectory, Train, Drift, LrSearch, Execution)
+    protocols = (Noise, Zones, Trajectory, Train, Drift, LrSearch, NormPool, TieMap)
+    kinds = (Network, Data, Optimizer, *protocols, Execution)
     declared = (item.name for kind in kinds for item in fields(kind))
     named = ("data", "arch", "batch_norm", "optimizer", *_RULE)
     return tuple(dict.fromkeys([*named, *(name for name in declared if name not in ("name", "optimizer"))]))
@@ -127,7 +131,7 @@ def rules(table: pd.DataFrame) -> list[str]:
 
 def rule(table: pd.DataFrame) -> pd.Series:
     """Label of the Jacobian without its forward arm."""
-    return table["jacobian"].str.removesuffix(_SUFFIX)
+    return table["jacobian"].str.replace(_SUFFIX, "", regex=True)
 
 
 def rule_tick(name: str) -> str:

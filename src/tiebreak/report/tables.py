@@ -37,6 +37,9 @@ ROW_KINDS = {
     "train": ("epoch", "nonfinite"),
     "drift": ("drift",),
     "lr_search": ("candidate", "best"),
+    "zero_program": ("zero",),
+    "tie_map": ("image", "tie_window"),
+    "norm_pool": ("norm_gap",),
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 

@@ -124,7 +124,7 @@ def _apart(known: pd.DataFrame, every: pd.DataFrame, what: str) -> str:
         row = part.loc[place]
         arm = f"{row['forward']}, " if every["forward"].nunique() > 1 else ""
         title = f", {titles.loc[place]}" if titles.loc[place] else ""
-        label = beta_words(str(row["jacobian"]).removesuffix(f"-{Forward.BLENDED}"))
+        label = beta_words(str(row["jacobian"]).removesuffix(f"-{row['forward']}"))
         largest.append(
             f"{name} {points(row['difference_mean'])} ({points(row['difference_low'])} to "
             f"{points(row['difference_high'])}; {arm}{label}{title}; {count(int(row['num_pairs']), 'pair')})"

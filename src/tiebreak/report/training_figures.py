@@ -40,7 +40,12 @@ from tiebreak.report.style import (
 )
 
 _FORWARDS = [str(forward) for forward in Forward]
-_DASHES = {str(Forward.EXACT): "-", str(Forward.BLENDED): (0, (3, 1.5))}
+_DASHES = {
+    str(Forward.EXACT): "-",
+    str(Forward.BLENDED): (0, (3, 1.5)),
+    str(Forward.BLENDED_VALUE): (0, (1, 1)),
+    str(Forward.BLENDED_GRADIENT): (0, (5, 1, 1, 1)),
+}
 _BETA = r"$\beta$ (rule at ties)"
 
 
