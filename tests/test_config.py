@@ -172,7 +172,9 @@ BAD = {
     "pool.beta=[1]": ["pool.beta", "got [1]"],
     "pool.beta=1,2": ["pool.beta=1,2 cannot be composed", "--multirun"],
     "pool.beta=[": ["pool.beta=[ cannot be composed"],
-    "pool.forward=exactly": ["pool.forward must be one of exact, blended, got 'exactly'"],
+    "pool.forward=exactly": [
+        "pool.forward must be one of exact, blended, blended_value, blended_gradient, got 'exactly'"
+    ],
     "pool.seed=4": ["pool.seed", "seed=4"],
     f"pool.beta=1{'0' * 400}": ["pool.beta", "1329 bits"],
     f"optimizer.lr=1{'0' * 400}": ["optimizer.lr", "finite", "1329 bits"],

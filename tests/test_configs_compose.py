@@ -32,6 +32,9 @@ NEEDS = {  # what an option cannot be without
 }
 CLASSES = {DataName.CIFAR100: 100, DataName.IMAGENET: 1000}
 GREY = {DataName.MNIST, DataName.MNIST5K, DataName.FASHION_MNIST}
+SEARCHED_LR = 0.03
+"""What the searches of a study are taken to have found."""
+
 FULL_COMPOSITIONS = 160
 """How many cells are composed through Hydra alone, over all studies; a larger set is sampled evenly."""
 
@@ -129,7 +132,9 @@ def test_every_protocol_composes_with_every_optimizer_setting_that_auto_has_to_f
 
 @pytest.fixture(scope="module")
 def studies():
-    return {name: compose_study(name, device=cpu).study for name in list_studies()}
+    found = {name: compose_study(name, device=cpu, best_lr=lambda _: SEARCHED_LR) for name in list_studies()}
+    assert not any(run.waiting for run in found.values())
+    return {name: run.study for name, run in found.items()}
 
 
 def points(name):
@@ -140,6 +145,7 @@ def points(name):
             for values in itertools.product(*sweep.values()):
                 settings = [*point.items(), *zip(sweep, values, strict=True)]
                 spelled = [f"{key}={_spell(value)}" for key, value in settings]
+                spelled += [f"optimizer.lr={SEARCHED_LR}"] if "lr_from" in part else []
                 yield part["name"], [*(part.get("overrides") or []), *spelled]
 
 

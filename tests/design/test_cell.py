@@ -183,6 +183,7 @@ def cells(draw):
         NormPool: lambda: NormPool(
             num_batches=draw(sizes),
             gradient_at_zero=draw(st.floats(allow_nan=False, allow_infinity=False)),
+            plain_squares=draw(st.booleans()),
         ),
     }[kind]()
     number = st.integers(2, 6) if kind in PAIRED else st.just(1)

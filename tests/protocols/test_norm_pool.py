@@ -33,6 +33,18 @@ def test_behind_a_relu_the_gradient_of_zero_windows_is_lost(make_cell, session) 
     assert rows[0]["gap_l1"] == 0.0
 
 
+def test_in_fp16_squares_that_vanish_make_the_published_difference(make_cell, session) -> None:
+    """A window of small entries has norm 0 where its squares are rounded to fp16."""
+    plain = NormPool(num_batches=2, plain_squares=True)
+    rows = rows_of(make_cell, session, plain, precision=Precision.FP16_ROUNDED)
+    assert all(row["gap_l1"] > 0 for row in rows)
+    session.rows.clear()
+    accurate = rows_of(make_cell, session, NormPool(num_batches=2), precision=Precision.FP16_ROUNDED)
+    assert all(row["gap_l1"] == 0 for row in accurate)
+    session.rows.clear()
+    assert all(row["gap_l1"] == 0 for row in rows_of(make_cell, session, plain))  # fp32
+
+
 def test_resumed_after_each_batch_gives_the_same_rows(make_cell, session, tmp_path) -> None:
     trial = Trial(cell=make_cell(NormPool(num_batches=3)), replicate=0)
     measure(trial, session)

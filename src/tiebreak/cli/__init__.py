@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("data", help="mnist, fashion_mnist, cifar10, cifar100 or svhn")
     fetch.add_argument("overrides", nargs="*", metavar="data_root=DIR", help="the data root (default: data)")
 
+    imported = verb(
+        "import-reference", reading.import_reference, "read a clone of the published repository's results"
+    )
+    imported.add_argument("clone", type=Path, help="its root folder")
+    imported.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
+
     migrate = verb("migrate", reading.migrate, "give records of an older version their present names")
     migrate.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
 

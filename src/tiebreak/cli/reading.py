@@ -82,6 +82,36 @@ def _pooled(parsed: argparse.Namespace) -> dict[str, bool]:
     return {"pool_devices": parsed.pool_devices, "pool_versions": parsed.pool_versions}
 
 
+def import_reference(parsed: argparse.Namespace) -> int:
+    """Read a clone of the published repository and write its results beside ours."""
+    import pandas as pd
+
+    from tiebreak.records import durable
+    from tiebreak.report.reference import beside, read_reference
+    from tiebreak.report.tables import build_tables, read_frames
+
+    store = store_of(parsed)
+    reference = read_reference(parsed.clone)
+    accuracy = pd.DataFrame()
+    if store.study_path(_PUBLISHED).exists():
+        frames = read_frames(store, store.read_study(_PUBLISHED), pool_devices=True, pool_versions=True)
+        accuracy = build_tables(frames)["accuracy"]
+    table = beside(reference.table(), accuracy)
+    place = store.root / "paper" / "reference.csv"
+    with explained(place):
+        durable.make_folder(place.parent)
+        durable.replace(place, table.to_csv(index=False, lineterminator="\n").encode())
+    for remark in reference.remarks:
+        print(remark)
+    known = int(table["our_num_runs"].gt(0).sum())
+    found = f"{len(reference.runs)} runs, {len(reference.rates)} learning rates"
+    print(f"{found}; {known} rows stand beside ours: {place}")
+    return 0
+
+
+_PUBLISHED = "paper/accuracy_by_beta"
+
+
 def _tables(store: RecordStore, name: str) -> Path:
     return store.root / "tables" / name
 

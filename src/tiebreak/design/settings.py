@@ -378,8 +378,8 @@ class ZeroProgram(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TieMap(_Checked):
-    """Protocol `tie_map`: the tied windows of the first `num_images` training images, and those of each pool of
-    the network that they are fed to."""
+    """Protocol `tie_map`: the tied windows of the first `num_images` training images, and of each pool of the
+    network that they are fed to."""
 
     protocol: ClassVar[str] = "tie_map"
     _prefix: ClassVar[str] = "protocol."
@@ -398,6 +398,7 @@ class NormPool(_Checked):
     Args:
         num_batches: draws an init, in the order of the replicate's `order` stream; 0 for one epoch.
         gradient_at_zero: what is compared with 0, PyTorch's.
+        plain_squares: round squares to the cell's format, as published, and those of small entries to 0.
     """
 
     protocol: ClassVar[str] = "norm_pool"
@@ -405,6 +406,7 @@ class NormPool(_Checked):
 
     num_batches: int = 8
     gradient_at_zero: float = 1.0
+    plain_squares: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

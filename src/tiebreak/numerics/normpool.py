@@ -15,7 +15,12 @@ from tiebreak.numerics.selection import arithmetic_dtype
 
 
 def norm_pool2d(
-    x: Tensor, *, kernel: Size, stride: Size | None = None, gradient_at_zero: float = 0.0
+    x: Tensor,
+    *,
+    kernel: Size,
+    stride: Size | None = None,
+    gradient_at_zero: float = 0.0,
+    plain_squares: bool = False,
 ) -> Tensor:
     """Euclidean norm of each window, with a chosen gradient where the whole window is 0.
 
@@ -28,6 +33,8 @@ def norm_pool2d(
         kernel: entries of a window, one number or (rows, columns).
         stride: pixels from a window to the next; None for the kernel.
         gradient_at_zero: finite.
+        plain_squares: take the root of the sum of squares in the dtype of x, as published. In fp16 the norm
+            of entries below about 2**-12 is then 0, and they get gradient_at_zero too.
 
     Returns:
         (N, C, rows, columns) or (C, rows, columns) in the dtype of x.
@@ -55,7 +62,7 @@ def norm_pool2d(
     windows = x.unfold(-2, geometry.kernel[0], geometry.stride[0])
     windows = windows.unfold(-2, geometry.kernel[1], geometry.stride[1])
     kind = _WindowNorm if torch.compiler.is_compiling() else _TwoModeWindowNorm
-    return kind.apply(windows, gradient_at_zero)  # pyright: ignore[reportReturnType]
+    return kind.apply(windows, gradient_at_zero, plain_squares)  # pyright: ignore[reportReturnType]
 
 
 class _WindowNorm(torch.autograd.Function):
@@ -64,7 +71,9 @@ class _WindowNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(windows: Tensor, gradient_at_zero: float) -> Tensor:
+    def forward(windows: Tensor, gradient_at_zero: float, plain_squares: bool) -> Tensor:
+        if plain_squares:
+            return windows.square().sum((-2, -1)).sqrt()
         norm = torch.linalg.vector_norm(windows, dim=(-2, -1))
         largest = windows.abs().amax((-2, -1))
         unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
@@ -75,21 +84,21 @@ class _WindowNorm(torch.autograd.Function):
         return torch.where(astray, in_units, norm)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        windows, ctx.gradient_at_zero = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: Tensor) -> None:
+        windows, ctx.gradient_at_zero, _ = inputs
         ctx.save_for_backward(windows, output)
         ctx.save_for_forward(windows, output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _direction(ctx) * gradient[..., None, None], None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _direction(ctx) * gradient[..., None, None], None, None
 
 
 class _TwoModeWindowNorm(_WindowNorm):
     """`_WindowNorm` with forward mode, which `torch.compile` does not take."""
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return (_direction(ctx) * tangent).sum((-2, -1))
 
 

@@ -31,14 +31,18 @@ class _AtZero:
 class _NormPool2d(nn.Module):
     """A norm pool in the place of a max pool."""
 
-    def __init__(self, geometry: PoolGeometry, at_zero: _AtZero) -> None:
+    def __init__(self, geometry: PoolGeometry, at_zero: _AtZero, *, plain_squares: bool) -> None:
         super().__init__()
-        self._geometry, self._at_zero = geometry, at_zero
+        self._geometry, self._at_zero, self._plain_squares = geometry, at_zero, plain_squares
 
     def forward(self, x: Tensor) -> Tensor:
         geometry, at_zero = self._geometry, self._at_zero
         norms = norm_pool2d(
-            x, kernel=geometry.kernel, stride=geometry.stride, gradient_at_zero=at_zero.gradient
+            x,
+            kernel=geometry.kernel,
+            stride=geometry.stride,
+            gradient_at_zero=at_zero.gradient,
+            plain_squares=self._plain_squares,
         )
         at_zero.windows += norms.numel()
         at_zero.zero_windows += int((norms == 0).sum())
@@ -54,7 +58,7 @@ def measure_norm_pool(trial: Trial, session: Session) -> Outcome:
     assert isinstance(measure, NormPool)
     at_zero = _AtZero()
     with prepare(trial, session) as setting:
-        model = _with_norm_pools(setting.network(NATIVE), at_zero)
+        model = _with_norm_pools(setting.network(NATIVE), at_zero, measure)
         parameters = tuple(model.parameters())
         total = setting.num_batches(measure.num_batches)
         checkpoint = session.restore()
@@ -81,7 +85,7 @@ def measure_norm_pool(trial: Trial, session: Session) -> Outcome:
     return Outcome(kind=OutcomeKind.COMPLETED)
 
 
-def _with_norm_pools(model: nn.Module, at_zero: _AtZero) -> nn.Module:
+def _with_norm_pools(model: nn.Module, at_zero: _AtZero, measure: NormPool) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if not isinstance(child, MaxPool2d):
@@ -91,5 +95,6 @@ def _with_norm_pools(model: nn.Module, at_zero: _AtZero) -> nn.Module:
                     "protocol=norm_pool takes pools without padding, got one of "
                     f"{child.geometry.padding}. Use arch.stem_pool=2x2."
                 )
-            setattr(parent, name, _NormPool2d(child.geometry, at_zero))
+            pool = _NormPool2d(child.geometry, at_zero, plain_squares=measure.plain_squares)
+            setattr(parent, name, pool)
     return model

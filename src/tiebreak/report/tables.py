@@ -43,6 +43,14 @@ ROW_KINDS = {
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
+_AS_THEY_ARE = {
+    "zero_programs": "zero",
+    "images": "image",
+    "tied_windows": "tie_window",
+    "norm_gaps": "norm_gap",
+}
+"""Tables that are the rows of one kind, by name."""
+
 INDEX = "index.json"
 """File beside the tables that says what each was made from."""
 
@@ -247,6 +255,9 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         pools = pools.merge(cells[["cell", "protocol"]], on="cell")
         if len(pools := pools[pools["protocol"] == "zones"].drop(columns="protocol")):
             tables["ties"] = tie_table(pools)
+    for name, kind in _AS_THEY_ARE.items():
+        if len(rows := frames.of(kind)):
+            tables[name] = rows
     if len(apart := frames.of("bifurcation")):
         tables["bifurcations"] = apart
     if len(truths := frames.of("pool_truth")):

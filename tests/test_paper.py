@@ -1,0 +1,127 @@
+"""Published numbers as a table, the map of them, and what a re-implementation has to get right."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tiebreak.config import compose_study, list_studies
+from tiebreak.design.axes import Arch, DataName, Device, OptimizerName, PoolJacobian, Precision
+from tiebreak.design.cell import Network
+from tiebreak.models import build
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = [
+    "id", "origin", "where", "quantity", "arch", "data", "precision", "optimizer", "batch_norm", "beta", "n",
+    "value", "low", "high", "unit", "note",
+]  # fmt: skip
+BETAS = (0, 1, 10, 100, 1000, 10000)
+
+
+@pytest.fixture(scope="module")
+def published():
+    with (ROOT / "results" / "paper" / "published.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        assert reader.fieldnames == COLUMNS
+    return {row["id"]: row for row in rows} if len({row["id"] for row in rows}) == len(rows) else None
+
+
+def test_every_row_says_where_it_comes_from_and_in_which_unit(published):
+    assert published is not None, "an id stands twice"
+    for row in published.values():
+        assert row["origin"] in {"P", "R-code", "R-out", "R-csv", "R-pkl", "R-fig", "T", "I", "M"}, row
+        assert row["where"], row
+        assert row["quantity"], row
+        assert row["unit"], row
+        value = float(row["value"])
+        if row["low"] or row["high"]:
+            assert float(row["low"]) <= value <= float(row["high"]), row
+        if row["unit"] == "share" and not row["id"].startswith("forward_error"):
+            assert abs(value) <= 1, row  # percent stand on axes only
+
+
+def test_the_words_of_the_axes_are_ours(published):
+    spelled = {
+        "precision": set(Precision),
+        "arch": set(Arch),
+        "data": {*DataName, "digits"},
+        "optimizer": set(OptimizerName),
+        "batch_norm": {"true", "false"},
+    }
+    for row in published.values():
+        for column, known in spelled.items():
+            assert row[column] in known | {""}, row
+        assert row["beta"] in {"", *map(str, BETAS)}, row
+
+
+def test_accuracies_are_complete(published):
+    """143 cells of training, as they were committed: 138 of small networks and 5 of ImageNet."""
+    means = [
+        key for key in published if key.startswith("accuracy.") and key.split(".")[-1].startswith("beta")
+    ]
+    assert len(means) == 138 + 1  # and one that was broken off
+    runs = sum(int(published[key]["n"]) for key in means)
+    assert runs == 372 + 300 + 240 + 72 + 60 + 1
+    assert published["accuracy.vgg11.cifar10.fp32.sgd.nobn.beta10000"]["value"] == "0.2619"
+    assert published["accuracy.vgg11.cifar10.fp32.sgd.nobn.beta10000.nan_runs"]["value"] == "2"
+
+
+def test_published_shares_are_multiples_of_one_mini_batch(published):
+    for key, row in published.items():
+        if key.startswith("zones.") and row["n"] and (counts := re.match(r"(\d+) of (\d+)", row["note"])):
+            assert row["n"] == counts[2], key
+            assert float(row["value"]) == pytest.approx(int(counts[1]) / int(counts[2]), abs=6e-5), key
+
+
+def test_norms_of_the_jacobians_are_the_published_ones(published):
+    for beta in BETAS:
+        for num_tied in (2, 3, 4):
+            value = float(published[f"jacobian_norm.k{num_tied}.beta{beta}"]["value"])
+            assert PoolJacobian(beta=beta).norm(num_tied) == pytest.approx(value, rel=1e-5)
+            squared = 1 - (1 - 1 / num_tied) * beta * (2 - beta)
+            assert PoolJacobian(beta=beta).norm(num_tied) == pytest.approx(math.sqrt(squared), rel=1e-12)
+
+
+def test_networks_have_as_many_parameters_as_the_published_ones(published):
+    for key, row in published.items():
+        if not key.startswith("parameters."):
+            continue
+        network = Network(arch=Arch(row["arch"]), batch_norm=row["batch_norm"] == "true")
+        in_channels = 1 if row["arch"] == "lenet5" else 3
+        num_classes = 1000 if row["arch"] == "resnet50" else 10
+        model = build(network, num_classes=num_classes, in_channels=in_channels, seed=0)
+        assert sum(parameter.numel() for parameter in model.parameters()) == int(row["value"]), key
+
+
+def test_the_map_names_every_study_of_the_paper_and_no_other():
+    text = (ROOT / "docs" / "paper_map.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:paper|beyond)/\w+)`", text))
+    assert named == {name for name in list_studies() if name.startswith(("paper/", "beyond/"))}
+
+
+def test_each_study_opens_with_its_question_and_command_and_has_a_hypothesis():
+    for name in list_studies():
+        if not name.startswith(("paper/", "beyond/")):
+            continue
+        text = (ROOT / "configs" / "study" / f"{name}.yaml").read_text("utf-8")
+        first, second, *_ = text.splitlines()
+        assert re.fullmatch(r"# .*\?", first), name
+        assert second.startswith(f"# tiebreak study {name}"), name
+        assert yaml.safe_load(text)["hypothesis"].endswith("."), name
+
+
+def test_the_arms_of_forward_arm_are_the_records_of_accuracy_by_beta():
+    def part(study, name):
+        found = compose_study(study, device=lambda: Device.CPU).study.parts
+        return next(part for part in found if part.name == name)
+
+    arms = part("beyond/forward_arm", "arms")
+    assert {trial.id for trial in arms.trials} == {
+        trial.id for trial in part("paper/accuracy_by_beta", "lenet5_mnist").trials
+    }
