@@ -17,9 +17,10 @@ from tiebreak.auditing.given import Batch, Loss, cross_entropy, first_line
 from tiebreak.design.axes import NATIVE, PoolJacobian, Precision, UserError
 from tiebreak.exact.call_sites import CallSite, CallSites
 from tiebreak.exact.certificate import Certificate, Mode
-from tiebreak.exact.certify import LOG2_ERROR, Progress, certify_graph, cotangent_of
+from tiebreak.exact.certify import LOG2_ERROR, certify_graph, cotangent_of
 from tiebreak.exact.memory import NotEnoughMemoryError, images_that_fit
 from tiebreak.exact.record import record
+from tiebreak.exact.run import Progress
 from tiebreak.models import rewrite_pools
 from tiebreak.numerics.geometry import PoolGeometry
 from tiebreak.numerics.pool_autograd import own_switch

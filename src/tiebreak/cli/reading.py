@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from tiebreak.design.axes import UserError
 from tiebreak.records.durable import TEMPORARY, explained
@@ -77,7 +77,12 @@ def migrate(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _pooled(parsed: argparse.Namespace) -> dict[str, bool]:
+class _Pooled(TypedDict):
+    pool_devices: bool
+    pool_versions: bool
+
+
+def _pooled(parsed: argparse.Namespace) -> _Pooled:
     """Which records may share a table although they come from different places."""
     return {"pool_devices": parsed.pool_devices, "pool_versions": parsed.pool_versions}
 

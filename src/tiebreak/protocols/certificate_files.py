@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.exact.certificate import Certificate, Mode, Verdict
-from tiebreak.exact.certify import Progress, certify_graph
+from tiebreak.exact.certify import certify_graph
 from tiebreak.exact.files import FloatGap, Stored, Unpacked, pack, renamed, unpack
 from tiebreak.exact.json_fields import CertificateError
 from tiebreak.exact.memory import images_that_fit
+from tiebreak.exact.run import Progress
 from tiebreak.numerics.gap import Gap
 from tiebreak.protocols.points import Point
 from tiebreak.records.durable import explained, replace
