@@ -147,6 +147,36 @@ def test_gradient_methods_leave_no_exact_zero_but_the_derivative_at_zero_is_an_a
     assert torch.allclose(first.points, expected, rtol=0, atol=1e-15)
 
 
+def test_decay_and_averaging_come_closer_but_set_nothing_to_zero():
+    problems = draw_problems(seeds=(0,))
+    penalty = problems.largest_penalty[:, None] * torch.tensor([[2.0]])  # the solution is 0
+    lr = torch.full_like(penalty, 0.1)
+    norms = {}
+    for decay in Decay:
+        runs = Descent(problems, rule=Rule(method=Method.GD, decay=decay), penalty=penalty, lr=lr)
+        found = runs.run(steps=2000, window=500)
+        norms[decay] = float(found.mean_norm)
+        assert float(found.mean_point.abs().sum()) < norms[decay]
+        assert float(found.mean_zeros) == 0
+    assert norms[Decay.INVERSE] < norms[Decay.SQRT] < norms[Decay.NONE]
+
+
+def test_sixteen_bits_meet_the_kink_now_and_then():
+    problems = draw_problems(seeds=(0,))
+    penalty = problems.largest_penalty[:, None] * torch.tensor([[0.5, 2.0]])
+    lr = torch.full_like(penalty, 2.0**-7)
+    zeros = {
+        dtype: float(
+            Descent(problems, rule=Rule(method=Method.GD), penalty=penalty, lr=lr, dtype=dtype)
+            .run(steps=800, window=400)
+            .mean_zeros.sum()
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    assert zeros[torch.float32] == 0
+    assert zeros[torch.bfloat16] > 0
+
+
 def test_overflow_is_kept():
     problems = draw_problems(seeds=(0,))
     penalty = torch.ones(1, 2, dtype=torch.float64)
