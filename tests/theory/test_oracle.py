@@ -142,3 +142,9 @@ def test_biases_that_are_not_its_own():
 def test_wires_of_two_sketches():
     with pytest.raises(UserError, match="two sketches"):
         Sketch("a").parameter("u") + Sketch("b").parameter("v")
+
+
+@pytest.mark.parametrize("widths", [[], [2], [1, 1]])
+def test_layers_that_do_not_fit(widths):
+    with pytest.raises(UserError, match="last layer of width 1"):
+        families.fully_connected([RELU], widths)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
+from tiebreak.design.axes import UserError
 from tiebreak.theory.activations import (
     ABS,
     HARDTANH,
@@ -91,7 +92,15 @@ def fully_connected(
         functions: of each layer.
         widths: of each layer; the last is 1.
         inputs: the numbers that the first layer sees.
+
+    Raises:
+        UserError: no layer, as many functions as widths not given, or a last layer of another width.
     """
+    if len(functions) != len(widths) or list(widths[-1:]) != [1]:
+        raise UserError(
+            f"a fully connected network needs a function a layer and a last layer of width 1, got "
+            f"{len(functions)} functions and widths {tuple(widths)}."
+        )
     sketch = Sketch(" -> ".join(f"{f.name}({n})" for f, n in zip(functions, widths, strict=True)))
     values: list[Wire | Number] = list(inputs)
     for layer, (function, width) in enumerate(zip(functions, widths, strict=True), start=1):
@@ -103,8 +112,7 @@ def fully_connected(
             neurons.append(y if is_output else y.through(function))
         values = neurons
     (output,) = values
-    if not isinstance(output, Wire):
-        raise ValueError("a fully connected network needs a layer")
+    assert isinstance(output, Wire)
     return sketch.network(output)
 
 

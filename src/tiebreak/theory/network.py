@@ -168,8 +168,8 @@ class Sketch:
     def network(self, output: Wire) -> Network:
         """The finished network.
 
-        Raises:
-            UserError: an output that does not depend on a node.
+        Args:
+            output: what it gives.
         """
         last = output.place()
         if last != len(self._nodes) - 1:
