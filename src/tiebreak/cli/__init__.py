@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         ("report", reading.report, "tables, figures and the one-page report of a study, from its records"),
     ):
         reader = verb(name, function, text)
-        reader.add_argument("name", help="a study that was run")
+        reader.add_argument("name", help="a study that was run, or paper: all studies of the paper at once")
         reader.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
         reader.add_argument(
             "--pool-devices", action="store_true", help="let records of different devices mix"

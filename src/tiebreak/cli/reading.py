@@ -14,12 +14,18 @@ from tiebreak.records.durable import TEMPORARY, explained
 if TYPE_CHECKING:
     from tiebreak.records.store import RecordStore
 
+_PAPER = "paper"
+
 
 def tabulate(parsed: argparse.Namespace) -> int:
     """Make a study's tables from its records."""
     from tiebreak.report.tables import write_tables
 
     store = store_of(parsed)
+    if parsed.name == _PAPER:
+        from tiebreak.cli import paper
+
+        return paper.tabulate(parsed, store)
     folder = _tables(store, parsed.name)
     study = store.read_study(parsed.name)
     with explained(folder):
@@ -33,6 +39,10 @@ def draw(parsed: argparse.Namespace) -> int:
     from tiebreak.report.figures import draw_figures
 
     store = store_of(parsed)
+    if parsed.name == _PAPER:
+        from tiebreak.cli import paper
+
+        return paper.draw(parsed, store)
     if not _tables(store, parsed.name).is_dir():
         raise UserError(
             f"there are no tables of {parsed.name} in {store.root}. Run `tiebreak tabulate` first."
@@ -47,6 +57,10 @@ def draw(parsed: argparse.Namespace) -> int:
 def report(parsed: argparse.Namespace) -> int:
     """Make tables, figures and the page of a study."""
     store = store_of(parsed)
+    if parsed.name == _PAPER:
+        from tiebreak.cli import paper
+
+        return paper.report(parsed, store)
     print(f"report: {write_page(store, parsed.name, **_pooled(parsed))}")
     return 0
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import FormatStrFormatter
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.table import MISSING
+from tiebreak.report.paired import LEVEL
 from tiebreak.report.panels import (
     Count,
     Grid,
@@ -53,7 +54,7 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Final test accuracy by beta: every replicate a point, mean and sd, chance, diverged counts in words.
 
     Args:
-        accuracy: table `accuracy`.
+        accuracy: table `accuracy`; `published_percent` where there is a published mean to show beside it.
         runs: table `runs`.
     """
     accuracy = _placed(accuracy)
@@ -81,6 +82,13 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                     gid=f"points:{forward}",
                     label=f"{forward} forward" if learned else None,
                 )
+            # An artist of no points that is not clipped has a box without end, which no layout can hold.
+            if "published_percent" in group and len(known := group.dropna(subset=["published_percent"])):
+                axes.plot(
+                    known["rule"].map(order.index) + shift[forward], known["published_percent"], "D",
+                    markerfacecolor="none", color=MUTED, markersize=4.5, zorder=4, label="published",
+                    gid=f"published:{forward}", clip_on=False,
+                )  # fmt: skip
         for axes, part in _parts(panels, accuracy):
             _dress_accuracy(axes, part)
         counts_above(panels, _lost(panels, accuracy, order), width=_place_points(panels, order))
@@ -144,6 +152,12 @@ def difference_figure(
                 x + 0.09, 100 * mean, yerr=100 * reach, fmt="_", color=palette[forward], markersize=6,
                 gid=f"mean:{forward}", zorder=3,
             )  # fmt: skip
+            if "p_holm" in group:
+                beyond = group["p_holm"] < LEVEL
+                axes.plot(
+                    x[beyond] + 0.09, 100 * group.loc[beyond, "difference_high"], "*", color=DIVERGED,
+                    markersize=5, gid=f"star:{forward}", zorder=5, label="not 0 (Holm, 0.05)",
+                )  # fmt: skip
             x_pairs, y_pairs = [], []
             for place, cell, other in zip(x, group["cell"], group["reference_cell"], strict=True):
                 gaps = (final.loc[cell] - final.loc[other]).dropna()

@@ -1,0 +1,253 @@
+"""What gradients at initialisation say of the claims: gaps, thresholds, ties and certificates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tiebreak.design.axes import Precision
+from tiebreak.report.factor_figures import data_words
+from tiebreak.report.findings import Finding, Standing, Tables, in_points
+from tiebreak.report.paired import LEVEL, holm, paired_p
+from tiebreak.report.panels import precisions, rule
+from tiebreak.report.stats import clopper_pearson, mean_interval, paired_difference
+from tiebreak.report.zones import Threshold
+
+
+def _zone_rows(tables: Tables, *, recipe: Threshold, beta: float = 1.0) -> pd.DataFrame:
+    zones = tables.get("zones")
+    if zones is None:
+        return pd.DataFrame()
+    chosen = zones[(zones["recipe"] == recipe) & (zones["beta"] == beta)]
+    return chosen.assign(source=data_words(chosen))
+
+
+def _setting(row: Mapping[Any, Any]) -> str:
+    words = [str(row["arch"]), str(row["source"]), str(row["precision"])]
+    if row.get("batch_norm"):
+        words.append("batch norm")
+    return ", ".join([*words, f"batch {row['batch_size']}"])
+
+
+def over_the_reals(tables: Tables) -> Iterator[Finding]:
+    """Certified draws whose derivatives differ over the reals, by format."""
+    certified = tables.get("certified")
+    if certified is None:
+        return
+    certified = certified[rule(certified) == "minimal"]
+    for name in precisions(certified):
+        part = certified[certified["precision"] == name]
+        total = int(part["num_draws"].sum())
+        different = int((part["num_bifurcation"] + part["num_masked_bifurcation"]).sum())
+        unknown = int((part["num_undecided"] + part["num_nonfinite"]).sum())
+        _, high = clopper_pearson(different, total)
+        standing = Standing.UNDECIDED if different or unknown else Standing.SUPPORTED
+        yield Finding(
+            where=f"{name}, parameters and images as the format holds them",
+            standing=standing,
+            numbers=f"the two derivatives differ over the reals in {different} of {total} certified draws "
+            f"(at most {100 * high:.1f} %, 95 %), undecided in {unknown}",
+        )
+
+
+def threshold_tells(tables: Tables) -> Iterator[Finding]:
+    """What the published threshold says of certified draws, and whether it is right."""
+    confusion = tables.get("confusion")
+    if confusion is None:
+        return
+    confusion = confusion[rule(confusion) == "minimal"]
+    published = confusion[(confusion["recipe"] == Threshold.PUBLISHED) & (confusion["zone"] != "undefined")]
+    for name in precisions(published):
+        part = published[published["precision"] == name]
+        alarms = part[part["zone"] == "bifurcation"]
+        wrong = int(alarms.loc[alarms["truth"] == "equal", "num_draws"].sum())
+        right = int(alarms.loc[alarms["truth"] == "different", "num_draws"].sum())
+        calm = part[part["zone"].isin(["regular", "compensation"])]
+        missed = int(calm.loc[calm["truth"] == "different", "num_draws"].sum())
+        if wrong or missed:
+            standing = Standing.CONTRADICTED
+        else:
+            standing = Standing.SUPPORTED if right else Standing.UNDECIDED
+        yield Finding(
+            where=name,
+            standing=standing,
+            numbers=f"of {int(part['num_draws'].sum())} certified draws, bifurcation is said rightly "
+            f"{right}, "
+            f"wrongly {wrong} times, and missed {missed} times",
+        )
+
+
+def never_all_zero(tables: Tables) -> Iterator[Finding]:
+    """How often the gap between beta = 0 and 1 is exactly 0 on MNIST, in 32 and 64 bits."""
+    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    if not len(rows):
+        return
+    rows = rows[
+        (rows["source"] == "mnist") & (rows["dither"] == 0) & rows["precision"].isin(["fp32", "fp64"])
+    ]
+    for row in rows.to_dict("records"):
+        share, low, high = (row[name] for name in ("share_zero", "share_zero_low", "share_zero_high"))
+        interval = "" if math.isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f} %)"
+        yield Finding(
+            where=_setting(row),
+            standing=Standing.SUPPORTED if share < 1 else Standing.CONTRADICTED,
+            numbers=f"gap between beta = 0 and 1 exactly 0 in {100 * share:.1f} %{interval} of "
+            f"{row['num_draws']} draws, {row['num_inits']} initialisations",
+        )
+
+
+def flat_ties(tables: Tables) -> Iterator[Finding]:
+    """Where the windows tied above zero are, in 32 and 64 bits."""
+    ties = tables.get("ties")
+    if ties is None:
+        return
+    ties = ties.assign(source=data_words(ties))
+    keys = ["cell", "arch", "source", "precision", "batch_norm", "batch_size", "dither"]
+    for key, part in ties.groupby(keys, sort=False):
+        row = dict(zip(keys, key, strict=True))
+        if row["precision"] not in ("fp32", "fp64"):
+            continue
+        live = part["share_above_zero"] * part["num_windows"]
+        total = float(live.sum())
+        if not total:
+            standing, text = Standing.SUPPORTED, "no window is tied above zero"
+        else:
+            first = float(live[part["pool"] == 0].sum()) / total
+            standing = Standing.SUPPORTED if first > 0.99 else Standing.CONTRADICTED
+            text = f"{100 * first:.2f} % of the windows tied above zero are in the first pool"
+        dithered = ", noise on the input" if row["dither"] else ""
+        yield Finding(
+            where=_setting(row) + dithered,
+            standing=standing,
+            numbers=f"{text}; {int(part['num_windows'].sum())} windows, {int(part['num_inits'].max())} "
+            "initialisations",
+        )
+
+
+def built_in(tables: Tables) -> Iterator[Finding]:
+    """Whether formats differ by the absolute threshold and not by the relative one."""
+    pairs = {recipe: _zone_rows(tables, recipe=recipe) for recipe in Threshold}
+    if not all(len(rows) for rows in pairs.values()):
+        return
+    keys = ["arch", "source", "batch_norm", "batch_size", "dither", "forward"]
+    for key, absolute in pairs[Threshold.PUBLISHED].groupby(keys, sort=False):
+        relative = pairs[Threshold.RELATIVE].set_index(keys).loc[[key]]
+        known = absolute[absolute["precision"].isin([str(Precision.FP16), "fp16_rounded", "fp32", "fp64"])]
+        if known["precision"].nunique() < 2 or known["share_above_threshold_low"].isna().any():
+            continue
+        relative = relative[relative["precision"].isin(known["precision"])]
+        spread = [_disjoint(rows) for rows in (known, relative)]
+        if spread[0] and not spread[1]:
+            standing = Standing.SUPPORTED
+        else:
+            standing = Standing.UNDECIDED if not spread[0] else Standing.CONTRADICTED
+        row = dict(zip(keys, key, strict=True))
+        where = _setting({**row, "precision": "all formats"})
+        yield Finding(
+            where=where,
+            standing=standing,
+            numbers=f"published: {_by_format(known)}; relative: {_by_format(relative)}",
+        )
+
+
+def _by_format(rows: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{row['precision']} {100 * row['share_above_threshold']:.1f} % "
+        f"({100 * row['share_above_threshold_low']:.1f} "
+        f"to {100 * row['share_above_threshold_high']:.1f}, n = {row['num_inits']})"
+        for row in rows.to_dict("records")
+    )
+
+
+def _disjoint(rows: pd.DataFrame) -> bool:
+    """Whether two of the intervals do not meet."""
+    return bool(rows["share_above_threshold_low"].max() > rows["share_above_threshold_high"].min())
+
+
+def batch_norm_zones(tables: Tables) -> Iterator[Finding]:
+    """Shares with batch norm minus shares without, by initialisation and recipe."""
+    shares, zones = tables.get("shares"), tables.get("zones")
+    if shares is None or zones is None:
+        return
+    axes = zones[["cell", "arch", "data", "precision", "batch_norm", "batch_size", "num_batches", "dither"]]
+    axes = axes.assign(source=data_words(zones)).drop_duplicates("cell")
+    values = shares.merge(axes, on="cell")
+    keys = ["arch", "source", "precision", "batch_size", "num_batches", "dither"]
+    for key, part in values.groupby(keys, sort=False):
+        found = {}
+        for recipe in Threshold:
+            wide = part[part["recipe"] == recipe].pivot_table(
+                index="replicate", columns="batch_norm", values="share_above_threshold"
+            )
+            wide = wide.dropna() if {True, False} <= set(wide.columns) else wide.iloc[:0]
+            if len(wide) > 1:
+                found[recipe] = paired_difference(100 * wide[True].to_numpy(), 100 * wide[False].to_numpy())
+        if len(found) < len(Threshold):
+            continue
+        absolute, relative = found[Threshold.PUBLISHED], found[Threshold.RELATIVE]
+        p = holm([paired_p(absolute), paired_p(relative)])
+        if p[0] < LEVEL and absolute.mean > 0 and relative.high < absolute.low:
+            standing = Standing.SUPPORTED
+        elif relative.low > absolute.high:
+            standing = Standing.CONTRADICTED
+        else:
+            standing = Standing.UNDECIDED
+        row = dict(zip(keys, key, strict=True))
+        yield Finding(
+            where=_setting(row),
+            standing=standing,
+            numbers=f"share with batch norm minus without: published {in_points(absolute)}, relative "
+            f"{in_points(relative)}",
+        )
+
+
+def one_init(tables: Tables) -> Iterator[Finding]:
+    """How far shares of single initialisations lie apart, in fp32."""
+    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    shares = tables.get("shares")
+    if not len(rows) or shares is None:
+        return
+    for row in rows[rows["precision"] == "fp32"].to_dict("records"):
+        chosen = shares[(shares["cell"] == row["cell"]) & (shares["recipe"] == Threshold.PUBLISHED)]
+        values = 100 * chosen["share_above_threshold"].to_numpy(dtype=float)
+        if len(values) < 2:
+            continue
+        spread = mean_interval(values)
+        wide = float(np.ptp(values)) > 2 * 6.9
+        batches = f", {int(row['num_draws']) // len(values)} mini-batches each"
+        yield Finding(
+            where=_setting(row),
+            standing=Standing.SUPPORTED if wide else Standing.UNDECIDED,
+            numbers=f"{values.min():.1f} to {values.max():.1f} % over {len(values)} initialisations"
+            f"{batches}, sd {spread.sd:.1f}",
+        )
+
+
+def dithered(tables: Tables) -> Iterator[Finding]:
+    """Gaps with noise on the input, in fp32."""
+    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    if not len(rows):
+        return
+    for row in rows[(rows["dither"] > 0) & (rows["precision"] == "fp32")].to_dict("records"):
+        exact = row["share_zero"] == 1
+        yield Finding(
+            where=_setting(row),
+            standing=Standing.SUPPORTED if exact else Standing.CONTRADICTED,
+            numbers=f"exactly 0 in {100 * row['share_zero']:.1f} % of {row['num_draws']} draws, "
+            f"{row['num_inits']} "
+            "initialisations",
+        )
+
+
+def epsilon(tables: Tables) -> Iterator[Finding]:
+    """What 1e-8 is in fp16."""
+    stored, least = float(np.float16(1e-8)), float(np.finfo(np.float16).smallest_subnormal)
+    yield Finding(
+        where="fp16",
+        standing=Standing.SUPPORTED if stored == 0.0 else Standing.CONTRADICTED,
+        numbers=f"1e-8 in fp16 is {stored:g}; the smallest positive number is {least:.2g}",
+    )

@@ -1,0 +1,231 @@
+"""One self-contained page of the paper: published, reproduced and the verdict, for every number and claim."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from tiebreak.report.findings import Standing
+from tiebreak.report.paper import NAME
+from tiebreak.report.paper_figures import drawn
+from tiebreak.report.tables import arguments, read_index, read_tables, to_csv
+from tiebreak.report.verdicts import RULE, Verdict
+
+GROUPS = {
+    "abstract": "Claims of the abstract",
+    "instrument": "Defects of the published instrument",
+}
+"""Headings of the claims."""
+
+HEADINGS = {
+    "zero": "The zero program",
+    "zones": "Share of mini-batches in the bifurcation zone, by threshold",
+    "threshold": "Thresholds",
+    "gaps": "Histograms of gaps",
+    "normpool": "Norm pool",
+    "drift": "Distance between weights",
+    "accuracy": "Final test accuracy",
+    "best_accuracy": "Accuracy of the best epoch",
+    "imagenet": "ResNet-50 on ImageNet",
+    "effect": "Largest effects",
+    "lr": "Learning rates",
+    "jacobian_norm": "Norms of the Jacobian",
+    "parameters": "Sizes of the networks",
+    "own": "Not published: our own earlier tests of the published formula and code, shown for comparison",
+}
+"""Headings of the published numbers, by what their ids begin with."""
+
+_CLASS = {
+    str(Verdict.AGREES): "good",
+    str(Verdict.DIFFERS): "bad",
+    str(Verdict.ARTEFACT): "warn",
+    str(Standing.SUPPORTED): "good",
+    str(Standing.CONTRADICTED): "bad",
+}
+
+
+def paper_page(
+    tables_folder: Path, figures_folder: Path, *, missing: Sequence[str], results_root: Path
+) -> str:
+    """The page as text.
+
+    Args:
+        tables_folder: what `write_paper_tables` wrote.
+        figures_folder: what `draw_paper` drew from that.
+        missing: a sentence for each figure that has no records.
+        results_root: the results folder as the commands of the page name it.
+
+    Raises:
+        TableError: a table is not what was written.
+    """
+    tables, index = read_tables(tables_folder), read_index(tables_folder)
+    folder = files("tiebreak.report") / "templates"
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((folder / "paper.html.j2").read_text(encoding="utf-8"))
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "paper.css"))
+    words = arguments(NAME, results_root)
+    verdicts = tables.get("verdicts", pd.DataFrame(columns=["verdict"]))
+    plan = tables["plan"]
+    return template.render(
+        style=Markup(style),
+        script=Markup((folder / "sort.js").read_text(encoding="utf-8")),
+        rule=_paragraphs(RULE),
+        counts={str(kind): int((verdicts["verdict"] == kind).sum()) for kind in Verdict},
+        kinds=_CLASS,
+        groups=[(GROUPS[key], list(_claims(part))) for key, part in _grouped(tables["claims"], "group")],
+        published=list(_published(verdicts)) if len(verdicts) else [],
+        figures=[
+            {
+                "kind": kind,
+                "png": _png(figures_folder / f"{kind.name}.png"),
+                "origin": _origin(kind.chosen(tables), tables, kind.study),
+                "rows": len(kind.chosen(tables)[kind.table]),
+            }
+            for kind in drawn(tables)
+        ],
+        missing=missing,
+        plan=plan.to_dict("records"),
+        num_done=int(plan["num_done"].sum()),
+        num_trials=int(plan["num_trials"].sum()),
+        downloads=[
+            {
+                "name": name,
+                "rows": len(table),
+                "csv": Markup(f"data:text/csv;charset=utf-8,{quote(to_csv(table))}"),
+            }
+            for name, table in tables.items()
+        ],
+        made=index,
+        commands=[f"tiebreak tabulate {words}", f"tiebreak draw {words}", f"tiebreak report {words}"],
+    )
+
+
+def _paragraphs(text: str) -> list[dict[str, Any]]:
+    """A docstring's paragraphs and lists, its emphasis taken off."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        items = [" ".join(item.split()) for item in block.split("\n* ")]
+        if block.startswith("* "):
+            found.append({"items": [item.removeprefix("* ").replace("*", "") for item in items], "text": ""})
+        else:
+            found.append({"items": [], "text": " ".join(block.split()).replace("*", "")})
+    return found
+
+
+def _grouped(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    for key, part in table.groupby(column, sort=False):
+        yield str(key), part
+
+
+def _claims(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for name, findings in _grouped(part, "claim"):
+        first = findings.iloc[0]
+        yield {
+            "name": name,
+            "text": first["text"],
+            "rule": first["rule"],
+            "study": first["study"] if isinstance(first["study"], str) else "",
+            "tally": ", ".join(
+                f"{count} {word}" for word, count in findings["verdict"].value_counts(sort=False).items()
+            ),
+            "findings": [
+                {key: ("" if value != value else value) for key, value in row.items()}
+                for row in findings[["where", "verdict", "numbers"]].to_dict("records")
+            ],
+        }
+
+
+def _published(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Published numbers by what their ids begin with; those of our own earlier tests come last."""
+    own = verdicts["origin"].isin(["T"])
+    named = verdicts["id"].str.split(".").str[0].where(~own, "own")
+    for key in dict.fromkeys([*named[~own], *named[own]]):
+        yield _numbers(key, HEADINGS.get(key, key.replace("_", " ")), verdicts[named == key])
+
+
+def _numbers(key: str, heading: str, part: pd.DataFrame) -> dict[str, Any]:
+    """Published numbers of one heading, with what they were compared with."""
+    devices = sorted({str(name) for name in part["device"].dropna() if name})
+    again = part["reason"].fillna("").str.contains("re-compressions")
+    return {
+        "quantity": heading,
+        "id": key,
+        "devices": devices,
+        "num_recompressed": int(again.sum()),
+        "tally": ", ".join(
+            f"{count} {word}" for word, count in part["verdict"].value_counts(sort=False).items()
+        ),
+        "rows": [_row(row) for row in part.to_dict("records")],
+    }
+
+
+def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    setting = [row["arch"], row["data"], row["precision"], row["optimizer"]]
+    if row["batch_norm"] in (True, False):
+        setting.append("batch norm" if row["batch_norm"] else "no batch norm")
+    if row["beta"] == row["beta"]:
+        setting.append(f"beta = {row['beta']:g}")
+    reproduced = _number(row["reproduced"])
+    if row["reproduced_n"]:
+        interval = f" ({_number(row['reproduced_low'])} to {_number(row['reproduced_high'])})"
+        has_interval = row["reproduced_low"] == row["reproduced_low"]
+        reproduced += f"{interval if has_interval else ''}, n = {int(row['reproduced_n'])}"
+    return {
+        "id": row["id"],
+        "quantity": row["quantity"],
+        "setting": ", ".join(str(word) for word in setting if isinstance(word, str) and word),
+        "published": f"{_number(row['value'])}"
+        + (f" ({_number(row['low'])} to {_number(row['high'])})" if row["low"] == row["low"] else "")
+        + (f", n = {int(row['n'])}" if row["n"] == row["n"] else ""),
+        "unit": _text(row["unit"]),
+        "origin": _text(row["origin"]),
+        "reproduced": reproduced if row["reproduced_n"] else "–",
+        "verdict": row["verdict"],
+        "reason": _text(row["reason"]) or _text(row["note"]),
+        "study": _text(row["study"]),
+        "command": _text(row["command"]),
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> str:
+    if value is None or value != value:
+        return "none"
+    size = abs(value)
+    if value and (size < 1e-3 or size >= 1e5):
+        return f"{value:.3g}"
+    return f"{value:.2f}".rstrip("0").rstrip(".") if not math.isinf(value) else str(value)
+
+
+def _origin(chosen: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], study: str) -> str:
+    """Devices, versions and images of the cells that a figure shows, in a sentence."""
+    cells = {cell for table in chosen.values() for cell in table["cell"]}
+    members = tables["members"]
+    mine = members[members["cell"].isin(cells) & (members["study"] == study)]
+    words = [
+        f"Study {study}, {mine['cell'].nunique()} cells",
+        f"device {', '.join(sorted(set(mine['device_name'].dropna())))}",
+        f"torch {', '.join(sorted(set(mine['torch'].dropna().astype(str))))}",
+    ]
+    sources = sorted(set(mine["source"].dropna()))
+    if any("jpeg" in name for name in sources):
+        words.append("images named jpeg are JPEG re-compressions, not the official bytes")
+    return "; ".join([*words, f"data {', '.join(sources)}"]) + "."
+
+
+def _png(path: Path) -> Markup:
+    return Markup(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")

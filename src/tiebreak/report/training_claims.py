@@ -1,0 +1,220 @@
+"""What trained networks say of the claims: runs lost and paired differences, by format and forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from tiebreak.design.axes import Forward
+from tiebreak.records.session import OutcomeKind
+from tiebreak.report.factor_figures import data_words
+from tiebreak.report.findings import Finding, Standing, Tables, in_points, within_margin
+from tiebreak.report.paired import LEVEL, holm, paired_p
+from tiebreak.report.panels import precisions
+from tiebreak.report.stats import Estimate, fisher_more_often, paired_difference
+
+HIGH = (1_000.0, 10_000.0)
+"""Betas whose Jacobian has a high norm."""
+
+LOW = (1.0, 10.0)
+"""Betas that the published runs found harmless."""
+
+_REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
+_LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
+
+
+def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Runs of each network, data set, optimizer, precision and forward that has a beta family."""
+    runs = tables.get("runs")
+    if runs is None:
+        return
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*_REACHED, *_LOST])]
+    runs = runs.assign(source=data_words(runs))
+    several = runs[["arch", "source", "optimizer"]].drop_duplicates().shape[0] > 1
+    for name in precisions(runs):
+        for forward in Forward:
+            chosen = runs[(runs["precision"] == name) & (runs["forward"] == forward)]
+            for key, part in chosen.groupby(["arch", "source", "optimizer"], sort=False):
+                if part["beta"].nunique() > 1:
+                    words = ", ".join(map(str, key)) + ", " if several else ""
+                    yield f"{words}{name}, {forward} forward", part
+
+
+def _lost_of(part: pd.DataFrame) -> tuple[int, int]:
+    return int(part["outcome"].isin(_LOST).sum()), len(part)
+
+
+def _differences(part: pd.DataFrame, beta: float) -> Estimate | None:
+    """Paired accuracy differences to beta = 0 in percentage points, with and without batch norm together.
+
+    Pairs with batch norm and without start from the same replicate; the mean over both is one value a
+    replicate, so that values are independent.
+    """
+    keys = [name for name in ("batch_norm", "num_epochs", "lr", "eps") if name in part]
+    final = part.dropna(subset=["final_test_accuracy"])
+    left = final[final["beta"] == beta].set_index([*keys, "replicate"])["final_test_accuracy"]
+    right = final[final["beta"] == 0].set_index([*keys, "replicate"])["final_test_accuracy"]
+    both = pd.concat([left, right], axis=1, join="inner", keys=["value", "reference"])
+    if not len(both):
+        return None
+    means = both.groupby(level="replicate").mean()
+    return paired_difference(100 * means["value"].to_numpy(), 100 * means["reference"].to_numpy())
+
+
+def low_norms(tables: Tables) -> Iterator[Finding]:
+    """beta = 1 and 10 against 0: paired differences and runs lost."""
+    arms = list(_arms(tables))
+    seen = [(where, beta, part, _differences(part, beta)) for where, part in arms for beta in LOW]
+    seen = [item for item in seen if item[3] is not None]
+    evidence = [within_margin(item[3]) for item in seen if item[3] is not None]
+    same, apart = holm([one for one, _ in evidence]), holm([other for _, other in evidence])
+    for where, part in arms:
+        here = [place for place, item in enumerate(seen) if item[0] == where]
+        if not here:
+            continue
+        lost, total = _lost_of(part[part["beta"].isin(LOW)])
+        base, of = _lost_of(part[part["beta"] == 0])
+        words = "; ".join(f"beta = {seen[place][1]:g}: {in_points(seen[place][3])}" for place in here)  # type: ignore[arg-type]
+        more = fisher_more_often(lost, total, base, of) < LEVEL
+        if more or any(apart[place] < LEVEL for place in here):
+            standing = Standing.CONTRADICTED
+        elif all(same[place] < LEVEL for place in here) and lost <= base:
+            standing = Standing.SUPPORTED
+        else:
+            standing = Standing.UNDECIDED
+        yield Finding(
+            where=where,
+            standing=standing,
+            numbers=f"{words}; runs lost {lost} of {total}, at beta = 0 {base} of {of}",
+        )
+
+
+def high_norms(tables: Tables) -> Iterator[Finding]:
+    """beta = 10^3 and 10^4 against 0: runs lost and paired differences."""
+    arms = list(_arms(tables))
+    tests: list[float] = []
+    for _, part in arms:
+        for beta in HIGH:
+            lost, reference = _lost_of(part[part["beta"] == beta]), _lost_of(part[part["beta"] == 0])
+            tests.append(fisher_more_often(*lost, *reference) if lost[1] and reference[1] else math.nan)
+            difference = _differences(part, beta)
+            tests.append(paired_p(difference) if difference else math.nan)
+    adjusted = holm(tests) if tests else []
+    for place, (where, part) in enumerate(arms):
+        words, worse = [], False
+        for index, beta in enumerate(HIGH):
+            by_loss, by_mean = adjusted[4 * place + 2 * index : 4 * place + 2 * index + 2]
+            lost, total = _lost_of(part[part["beta"] == beta])
+            difference = _differences(part, beta)
+            if not total:
+                continue
+            text = f"beta = {beta:g}: {lost} of {total} lost"
+            if difference is not None:
+                text += f", accuracy {in_points(difference)}"
+            words.append(text)
+            below = difference is not None and difference.mean < 0 and by_mean < LEVEL
+            worse = worse or by_loss < LEVEL or below
+        if not words:
+            continue
+        unmoved = [
+            within_margin(difference)[0] < LEVEL
+            for beta in HIGH
+            if (difference := _differences(part, beta)) is not None
+        ]
+        is_lost = any(_lost_of(part[part["beta"] == beta])[0] for beta in HIGH)
+        if worse:
+            standing = Standing.SUPPORTED
+        elif unmoved and all(unmoved) and not is_lost:
+            standing = Standing.CONTRADICTED
+        else:
+            standing = Standing.UNDECIDED
+        base, of = _lost_of(part[part["beta"] == 0])
+        yield Finding(
+            where=where, standing=standing, numbers=f"{'; '.join(words)}; at beta = 0 {base} of {of} lost"
+        )
+
+
+def _influence(part: pd.DataFrame) -> pd.Series:
+    """Accuracy lost to beta >= 100, by replicate, in points; a run that diverged counts with chance."""
+    scored = part["final_test_accuracy"].fillna(part["chance"])
+    by_run = part.assign(scored=100 * scored)
+    high = by_run[by_run["beta"] >= 100].groupby("replicate")["scored"].mean()
+    base = by_run[by_run["beta"] == 0].groupby("replicate")["scored"].mean()
+    return (base - high).dropna()
+
+
+def reduces(
+    tables: Tables, *, column: str, weak: object, strong: object, words: tuple[str, str]
+) -> Iterator[Finding]:
+    """Whether the influence of beta is smaller where `column` is `strong`, replicate by replicate."""
+    runs = tables.get("runs")
+    if runs is None or column not in runs:
+        return
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*_REACHED, *_LOST])]
+    runs = runs.assign(source=data_words(runs))
+    keys = [
+        name
+        for name in ("arch", "source", "optimizer", "precision", "forward", "batch_norm")
+        if name != column
+    ]
+    found: list[tuple[str, Estimate, float, float]] = []
+    for key, group in runs.groupby(keys, sort=False):
+        sides = [_influence(group[group[column] == side]) for side in (weak, strong)]
+        both = pd.concat(sides, axis=1, join="inner")
+        if len(both) < 2:
+            continue
+        both.columns = pd.Index(["weak", "strong"])
+        difference = paired_difference(both["weak"].to_numpy(), both["strong"].to_numpy())
+        named = dict(zip(keys, key, strict=True))
+        if "batch_norm" in named:
+            named["batch_norm"] = "batch norm" if named["batch_norm"] else "no batch norm"
+        named["forward"] = f"{named['forward']} forward"
+        found.append(
+            (", ".join(map(str, named.values())), difference, both["weak"].mean(), both["strong"].mean())
+        )
+    adjusted = holm([paired_p(difference) for _, difference, *_ in found]) if found else []
+    for (where, difference, left, right), p in zip(found, adjusted, strict=True):
+        same = within_margin(difference)[0] < LEVEL
+        if p < LEVEL and difference.mean > 0:
+            standing = Standing.SUPPORTED
+        elif (p < LEVEL and difference.mean < 0) or same:
+            standing = Standing.CONTRADICTED
+        else:
+            standing = Standing.UNDECIDED
+        yield Finding(
+            where=where,
+            standing=standing,
+            numbers=f"accuracy lost to beta >= 100: {left:.2f} points {words[0]}, {right:.2f} {words[1]}; "
+            f"difference {in_points(difference)}, p = {p:.2g} (Holm)",
+        )
+
+
+def forwards(tables: Tables) -> Iterator[Finding]:
+    """Whether the blended forward loses runs that the exact one keeps."""
+    arms = [(where, part) for where, part in _arms(tables)]
+    by_where = dict(arms)
+    found = []
+    for where, blended in arms:
+        if not where.endswith(f"{Forward.BLENDED} forward"):
+            continue
+        exact = by_where.get(where.replace(f"{Forward.BLENDED} forward", f"{Forward.EXACT} forward"))
+        if exact is None:
+            continue
+        for beta in (100.0, *HIGH):
+            left, right = _lost_of(blended[blended["beta"] == beta]), _lost_of(exact[exact["beta"] == beta])
+            if left[1] and right[1]:
+                found.append((where.removesuffix(f", {Forward.BLENDED} forward"), beta, left, right))
+    adjusted = holm([fisher_more_often(*left, *right) for *_, left, right in found]) if found else []
+    for (where, beta, left, right), p in zip(found, adjusted, strict=True):
+        neither = not left[0] and not right[0]
+        standing = Standing.SUPPORTED if p < LEVEL else Standing.UNDECIDED
+        if neither:
+            standing = Standing.CONTRADICTED
+        yield Finding(
+            where=f"{where}, beta = {beta:g}",
+            standing=standing,
+            numbers=f"lost: blended {left[0]} of {left[1]}, exact {right[0]} of {right[1]}, p = {p:.2g} "
+            "(Holm)",
+        )
