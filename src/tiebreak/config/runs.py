@@ -189,7 +189,7 @@ def _part(
     if "lr_from" in tree and any(_key(point) == "optimizer.lr" for point in _settings(tree)):
         raise ConfigError(f"{here}: optimizer.lr and lr_from are both set. Leave one out.")
     try:
-        cells = (cell_of(plain(composer(point)), device, content) for point in _grid(tree, overrides))
+        cells = (cell_of(composer(point), device, content) for point in _grid(tree, overrides))
         unique = {cell.id: cell for cell in cells}
         return Part(name=tree["name"], cells=tuple(unique.values()), num_replicates=tree["replicates"])
     except DesignError as error:
