@@ -247,3 +247,12 @@ def test_jobs_whose_numbers_cannot_be_kept_are_taken_back(submit, commands, monk
     with pytest.raises(StoreError):
         submit(settings())
     assert commands.calls("scancel") == ["101 102"]
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
+def test_a_folder_that_slurm_cannot_write_to_is_refused_before_anything_is_submitted(
+    submit, commands, tmp_path, name
+):
+    with pytest.raises(slurm.SlurmError, match="SLURM cannot write logs to"):
+        submit(settings(), folder=tmp_path / name)
+    assert not commands.calls("sbatch")

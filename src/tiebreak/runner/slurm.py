@@ -179,8 +179,13 @@ def submit(
         The launch with the numbers of its jobs.
 
     Raises:
-        SlurmError: there is no SLURM here, or it refuses.
+        SlurmError: there is no SLURM here, it refuses, or cannot write into the launch's folder.
     """
+    if odd := set('"\\\n').intersection(str(launch.logs)):
+        raise SlurmError(
+            f"SLURM cannot write logs to {launch.logs}: it takes {' and '.join(sorted(map(repr, odd)))} in a "
+            "path for something else. Choose another results folder with results=DIR."
+        )
     room = _max_array_size()
     jobs = min(settings.jobs, room) if room else settings.jobs
     array = f"--array=0-{jobs - 1}" + (f"%{settings.throttle}" if settings.throttle else "")
