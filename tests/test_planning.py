@@ -295,3 +295,22 @@ def test_a_launch_that_cannot_be_is_a_sentence(study, capsys, monkeypatch, tmp_p
     assert main(["study", "tuned", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("results/launches/*/*"))
+
+
+def test_a_rerun_that_slurm_refuses_is_given_again(study, store, capsys, monkeypatch, tmp_path):
+    from tiebreak.runner import slurm
+
+    search = study(TUNED).study.trials
+    recorded(store, search[0], kind=OutcomeKind.FAILED)
+    asked = []
+
+    def refuse(launch, settings, *, stages, **options):
+        asked.append((stages, [trial.id for trial in launch.trials()]))
+        raise slurm.SlurmError("sbatch refused")
+
+    monkeypatch.setattr(slurm, "submit", refuse)
+    for _ in range(2):  # the first one has set the record aside
+        assert main(["study", "tuned", "launcher=slurm", "--rerun", "failed"]) == 2
+        assert "sbatch refused" in capsys.readouterr().err
+    assert asked == [(1, [search[0].id])] * 2  # and no later stage with trials that were not asked for
+    assert not list(tmp_path.glob("results/launches/*/*"))

@@ -94,8 +94,8 @@ def study(parsed: argparse.Namespace) -> int:
         workers = _num_workers(parsed, chosen, launch)
         return dry_run(chosen, store, trials=trials, again=bool(parsed.rerun), workers=workers)
     if on_slurm:
-        if parsed.part:
-            plan = replace(plan, waiting=())  # a later stage is composed of parts that were not asked for
+        if parsed.part or parsed.rerun:
+            plan = replace(plan, waiting=())  # a later stage has trials that were not asked for
         return _submit(parsed, plan, store, launch, trials=trials, overrides=overrides)
     code = INTERRUPTED
     while True:
