@@ -42,6 +42,16 @@ class AlreadyRecorded(RecordError):  # noqa: N818 - the answer of a race, not an
     """Another writer's record of this trial stands; ours was dropped."""
 
 
+def attempts_of(trial: str, *, root: Path) -> Path:
+    """The folder of the attempts at the trial of an id, in a results folder.
+
+    Example:
+        >>> attempts_of("3c00063419b3/0000", root=Path("results")).as_posix()
+        'results/records/3c00063419b3/0000.attempts'
+    """
+    return root / "records" / f"{trial}{ATTEMPTS_SUFFIX}"
+
+
 class RecordStore:
     """The records and studies under one results folder.
 
@@ -90,7 +100,7 @@ class RecordStore:
 
     def attempts_folder(self, trial: Trial) -> Path:
         """The folder beside the record that keeps how each attempt at the trial went."""
-        return self._place(trial.cell.id, trial).with_suffix(ATTEMPTS_SUFFIX)
+        return attempts_of(trial.id, root=self.root)
 
     def read(self, trial: Trial) -> Record | None:
         """The record of a trial; None if there is none or it was damaged and has been set aside.

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from tiebreak.design.cell import Trial
 from tiebreak.records.durable import RecordError
-from tiebreak.records.store import ATTEMPTS_SUFFIX
+from tiebreak.records.store import attempts_of
 from tiebreak.runner.attempt import LOG_VARIABLE, Ending
 from tiebreak.runner.claim import Attempts
 from tiebreak.runner.events import Event, Note, Refusal, TrialStarted, from_line
@@ -266,8 +266,7 @@ def _say_stopped(worker: _Worker) -> None:
     """State how the attempt of a worker that was killed here ended: it does not count against the trial."""
     if worker.begun is None:
         return
-    cell, _, replicate = worker.begun.trial.partition("/")
-    folder = worker.plan.job.results / "records" / cell / f"{replicate}{ATTEMPTS_SUFFIX}"
+    folder = attempts_of(worker.begun.trial, root=worker.plan.job.results)
     with suppress(RecordError, FileNotFoundError):
         Attempts(folder, trial=worker.begun.trial).write_end(
             worker.begun.attempt, Ending.STOPPED, reason="it was ended at once, as asked"

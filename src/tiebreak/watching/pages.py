@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tiebreak.console import duration
-from tiebreak.records.store import ATTEMPTS_SUFFIX
+from tiebreak.records.store import attempts_of
 from tiebreak.runner.claim import LEASE_SECONDS
 from tiebreak.runner.launch import FOLDER
 from tiebreak.watching.attempting import FileClock, attempts
@@ -296,15 +296,11 @@ class Dashboard:
                 continue
             trace = ""
             if len(groups) < _TRACEBACKS and (standing := self._survey.standing(trials[0])) is not None:
-                folder = self._attempts_folder(standing)
+                folder = attempts_of(standing.trial.id, root=self.results)
                 made = attempts(folder, lease_seconds=LEASE_SECONDS, clock=FileClock(self.results))
                 trace = next((attempt.traceback for attempt in reversed(made) if attempt.traceback), "")
             groups.append({"reason": reason, "trials": trials, "trace": trace})
         return self._page(request, "failures", **shared, tab="failures", groups=groups)
-
-    def _attempts_folder(self, standing: Standing) -> Path:
-        trial = standing.trial
-        return self.results / "records" / trial.cell.id / f"{trial.replicate:04d}{ATTEMPTS_SUFFIX}"
 
     def _standing(self, request: Request) -> Standing:
         cell, replicate = request.path_params["cell"], request.path_params["replicate"]
@@ -319,7 +315,7 @@ class Dashboard:
         standing = self._standing(request)
         trial = standing.trial
         record = self._records.read(standing)
-        folder = self._attempts_folder(standing)
+        folder = attempts_of(standing.trial.id, root=self.results)
         clock = FileClock(self.results)
         made = attempts(folder, lease_seconds=LEASE_SECONDS, clock=clock)
         rows = list(record.rows) if record else []
@@ -363,7 +359,9 @@ class Dashboard:
         standing = self._standing(request)
         number = request.path_params["attempt"]
         made = attempts(
-            self._attempts_folder(standing), lease_seconds=LEASE_SECONDS, clock=FileClock(self.results)
+            attempts_of(standing.trial.id, root=self.results),
+            lease_seconds=LEASE_SECONDS,
+            clock=FileClock(self.results),
         )
         log = next((a.holder.log for a in made if str(a.number) == number and a.holder), "")
         if not isinstance(log, str) or not log:

@@ -20,7 +20,7 @@ from tiebreak.design.study import Study
 from tiebreak.records.durable import TEMPORARY, RecordError
 from tiebreak.records.migrate import former_ids
 from tiebreak.records.session import OutcomeKind, Row
-from tiebreak.records.store import ATTEMPTS_SUFFIX, RecordStore
+from tiebreak.records.store import ATTEMPTS_SUFFIX, RecordStore, attempts_of
 from tiebreak.runner.attempt import Ending
 from tiebreak.runner.claim import LEASE_SECONDS
 from tiebreak.runner.eta import Eta
@@ -392,7 +392,7 @@ class Survey:
         attempt = None
         folder = self._folders.get(home)
         if folder and replicate in folder.attempts:
-            place = self.results / "records" / home / f"{replicate}{ATTEMPTS_SUFFIX}"
+            place = attempts_of(trial.id, root=self.results)
             attempt = last_attempt(place, lease_seconds=self._lease_seconds, clock=self._clock)
         state = State.RUNNING if attempt is not None and attempt.is_alive else State.LEFT
         return Standing(trial=trial, state=state, attempt=attempt, damage=damage)
