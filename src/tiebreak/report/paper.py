@@ -30,7 +30,9 @@ from tiebreak.report.tables import (
     pooling_flags,
     read_frames,
     table_index,
+    with_axes,
 )
+from tiebreak.report.zones import gap_histogram
 
 NAME = "paper"
 """What the verbs `tabulate`, `draw` and `report` call all of these studies together."""
@@ -282,26 +284,22 @@ def _with_origin(members: pd.DataFrame, frames: Frames) -> pd.DataFrame:
 
 
 def _of_single_protocols(frames: Frames) -> dict[str, pd.DataFrame]:
-    """Rows of the protocols that one figure or one table of the paper is about.
+    """Tables of the protocols that one figure or one list of the paper is about.
 
-    Of the tie maps the first image of the first replicate is kept, the one that is drawn.
+    `zero`: every run of the zero programs; `norm_gaps`: gaps of the norm pool by decade; `images` and `map`:
+    the first image of the first replicate, and its tied windows.
     """
-    axes = frames.cells[["cell", *(name for name in _MAPPED if name in frames.cells)]]
     found = {}
-    for name, kind in (
-        ("zero", "zero"),
-        ("norm_gaps", "norm_gap"),
-        ("images", "image"),
-        ("map", "tie_window"),
-    ):
+    if len(zero := frames.of("zero")):
+        found["zero"] = zero
+    if len(gaps := frames.of("norm_gap")):
+        named = "derivative " + gaps["gradient_at_zero"].map("{:g}".format) + " at 0"
+        found["norm_gaps"] = gap_histogram(gaps.assign(jacobian=named, beta=gaps["gradient_at_zero"]))
+        found["norm_gaps"]["reference"] = "derivative 0 at 0"
+    for name, kind in (("images", "image"), ("map", "tie_window")):
         if len(rows := frames.of(kind)):
-            if kind in ("image", "tie_window"):
-                rows = rows[(rows["image"] == 0) & (rows["replicate"] == 0)]
-            found[name] = axes.merge(rows, on="cell").reset_index(drop=True)
-    return found
-
-
-_MAPPED = ("arch", "data", "folder", "precision", "batch_norm", "forward")
+            found[name] = rows[(rows["image"] == 0) & (rows["replicate"] == 0)].reset_index(drop=True)
+    return {name: with_axes(table, frames.cells) for name, table in found.items()}
 
 
 def _shares(inits: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from tiebreak.report.panels import rule
 from tiebreak.report.paper import of_study
 from tiebreak.report.style import save
 from tiebreak.report.tables import read_tables
+from tiebreak.report.tie_map_figure import tie_map_figure
 from tiebreak.report.training_figures import accuracy_figure, difference_figure
 
 Tables = Mapping[str, pd.DataFrame]
@@ -188,15 +189,34 @@ def _figures() -> Iterator[PaperFigure]:
     for name, title in (
         ("threshold_deterministic", "Gaps with deterministic algorithms"),
         ("threshold_nondeterministic", "Gaps with algorithms that do not repeat their bits"),
-        ("normpool", "Gaps of the norm pool's two programs"),
         ("dither", "Gaps with flat patches, with noise on the input and without padding"),
         ("bf16_and_fp8", "Gaps in bf16 and in eight bits"),
     ):
-        study = f"paper/{name}" if name.startswith(("threshold", "normpool")) else f"beyond/{name}"
+        study = f"paper/{name}" if name.startswith("threshold") else f"beyond/{name}"
         yield PaperFigure(
             name=name, title=title, study=study, table="gaps", caption=_GAPS,
             draw=lambda tables: gaps_figure(tables["gaps"]),
         )  # fmt: skip
+    yield PaperFigure(
+        name="normpool",
+        title="Gaps of the norm pool's two programs",
+        study="paper/normpool",
+        table="norm_gaps",
+        caption="The norm of a window has no derivative at 0; the programs take 0 and 1 there. "
+        + _GAPS.removesuffix(" Dashed: the published threshold."),
+        draw=lambda tables: gaps_figure(tables["norm_gaps"]),
+    )
+    yield PaperFigure(
+        name="tie_map",
+        title="Where a digit ties",
+        study="paper/tie_map",
+        table="map",
+        needs=("images",),
+        caption="The first training image and its 2x2 windows with several maxima: in the image and in "
+        "the first pool of an untrained network, at the middle of what each window sees. Numbers count "
+        "places: tied above 0 in some channel, and tied at 0 only.",
+        draw=lambda tables: tie_map_figure(tables["images"], tables["map"]),
+    )
     yield PaperFigure(
         name="weight_drift", title="Distance between weights", study="paper/weight_drift", table="drift",
         caption="Sum over all weights of the absolute difference to the run with beta = 0, from the same "

@@ -500,8 +500,8 @@ def _place(row: Row, item: Answer | None, tables: Tables) -> dict[Any, Any]:
     arch = {"densenet121": "densenet121_published"}.get(row["arch"], row["arch"])
     protocol = _PROTOCOLS.get(_rule_of(row) or _place, "")
     fits = plan[
-        plan["archs"].map(lambda names: arch in str(names).split())
-        & plan["datas"].map(lambda names: row["data"] in str(names).split())
+        plan["archs"].map(lambda names: not arch or arch in str(names).split())
+        & plan["datas"].map(lambda names: not row["data"] or row["data"] in str(names).split())
         & (plan["protocol"] == protocol)
     ]
     best = fits[fits["part"].str.contains("published")] if len(fits) else fits
