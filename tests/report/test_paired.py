@@ -26,9 +26,14 @@ def test_the_test_of_pairs_is_scipys(pairs):
     assert ours == pytest.approx(scipy_stats.ttest_rel(values, reference).pvalue, rel=1e-6)
 
 
-def test_differences_without_spread_have_no_test_unless_all_are_zero():
+@given(st.integers(2, 40))
+def test_equal_differences_have_the_sign_test(num):
+    ours = paired_p(paired_difference([1.0] * num, [0.0] * num))
+    assert ours == pytest.approx(scipy_stats.binomtest(num, num).pvalue)
+
+
+def test_no_difference_and_a_single_pair():
     assert paired_p(paired_difference([0.5, 0.6], [0.5, 0.6])) == 1.0
-    assert math.isnan(paired_p(paired_difference([2.0, 3.0], [1.0, 2.0])))
     assert math.isnan(paired_p(paired_difference([2.0], [1.0])))
 
 

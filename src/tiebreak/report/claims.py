@@ -13,7 +13,7 @@ from functools import partial
 
 import pandas as pd
 
-from tiebreak.report.findings import Finding, Standing, Tables
+from tiebreak.report.findings import Finding, Standing, Tables, of_study
 from tiebreak.report.gradient_claims import (
     batch_norm_zones,
     built_in,
@@ -38,7 +38,7 @@ class Claim:
         text: what is claimed.
         rule: what would have to be seen.
         study: whose records can say.
-        judge: tables to findings; none without records.
+        judge: tables of the study to findings; none without records.
         test: the test that holds it where no record is needed, or empty.
     """
 
@@ -55,7 +55,7 @@ def claim_table(tables: Tables) -> pd.DataFrame:
     """Every claim with its findings, one row a finding; a claim without records has one that says so."""
     rows = []
     for claim in CLAIMS:
-        findings = list(claim.judge(tables)) or [
+        findings = list(claim.judge(of_study(tables, claim.study))) or [
             Finding(
                 where="",
                 standing=Standing.SUPPORTED if claim.test else Standing.NOT_RUN,
@@ -141,7 +141,7 @@ CLAIMS = (
         text="The published operator changes the forward pass: in 16 bits its rounding, not the Jacobian, "
         "destroys training at beta = 10^3.",
         rule="Supported at a beta if more runs are lost with the blended forward than with the exact one "
-        "(Fisher, one-sided, Holm); contradicted if neither loses a run.",
+        "(Fisher, one-sided, Holm); contradicted if neither loses one of three runs or more. In 16 bits.",
     ),
     Claim(
         name="4.2 swapped arguments", group="instrument", study="paper/zones_by_precision",

@@ -175,6 +175,7 @@ def drift_figure(drift: pd.DataFrame) -> Figure:
     """
     drift = drift.assign(context=_drift_context(drift), rule=rule(drift))
     order = rules(drift.assign(beta=drift["rule"].map(beta_of)))
+    drift = drift.sort_values("rule", key=lambda column: column.map(order.index), kind="stable")
     names, rows = precisions(drift), list(dict.fromkeys(drift["context"]))
     palette, shapes = colours(order), markers(order)
     with paper_style():

@@ -54,3 +54,17 @@ def within_margin(estimate: Estimate) -> tuple[float, float]:
     constant = Estimate(mean=0.0, sd=0.0, low=0.0, high=0.0, num=10**9)
     found = of_means(constant, estimate, margin=ACCURACY_MARGIN)
     return found.p_same, found.p_apart
+
+
+def of_study(tables: Tables, study: str) -> dict[str, pd.DataFrame]:
+    """The tables with the cells of one study only; those without such cells are left out."""
+    if "members" not in tables:
+        return {}
+    members = tables["members"]
+    cells = set(members.loc[members["study"] == study, "cell"])
+    kept = {
+        name: table[table["cell"].isin(cells)]
+        for name, table in tables.items()
+        if "cell" in table and name != "members"
+    }
+    return {name: table.reset_index(drop=True) for name, table in kept.items() if len(table)}

@@ -3,7 +3,7 @@
 Replicate k has the same initial weights, batch order and augmentation in every cell, so two rules at ties are
 compared replicate by replicate. Three decisions hold everywhere, and were taken before any number was seen:
 
-* the test of one difference is Student's t over pairs, two-sided;
+* the test of one difference is Student's t over pairs, two-sided (the sign test where all are equal);
 * the level is 0.05 for a *family*, not for a test: p values are adjusted by Holm's method, which holds
   whatever the dependence between the tests (they share the runs at beta = 0). A family is every difference of
   one table that has a test;
@@ -32,8 +32,8 @@ def paired_p(difference: Estimate) -> float:
         difference: of n pairs, as `stats.paired_difference` gives it.
 
     Returns:
-        Two-sided p in (0, 1]; 1 if every difference is 0; NaN below two pairs, and where all differences are
-        equal and not 0: such a sample says nothing about its spread, so there is no test.
+        Two-sided p in (0, 1]; 1 if every difference is 0; NaN below two pairs. Where all differences are
+        equal and not 0 there is no spread to compare with, and p is that of the sign test: 2 ** (1 - n).
 
     Source:
         Student, Biometrika 6 (1908).
@@ -46,7 +46,7 @@ def paired_p(difference: Estimate) -> float:
     if difference.num < 2:
         return math.nan
     if difference.sd == 0.0:
-        return 1.0 if difference.mean == 0.0 else math.nan
+        return 1.0 if difference.mean == 0.0 else 2.0 ** (1 - difference.num)
     t = abs(difference.mean) / (difference.sd / math.sqrt(difference.num))
     return float(2.0 * stdtr(difference.num - 1, -t))
 

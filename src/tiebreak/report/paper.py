@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -308,17 +307,3 @@ def _shares(inits: pd.DataFrame) -> pd.DataFrame:
     return chosen[
         ["cell", "jacobian", "replicate", "recipe", "num_draws", "share_zero", "share_above_threshold"]
     ].reset_index(drop=True)
-
-
-def of_study(tables: Mapping[str, pd.DataFrame], study: str) -> dict[str, Any]:
-    """The tables with the cells of one study only; those without such cells are left out."""
-    if "members" not in tables:
-        return {}
-    members = tables["members"]
-    cells = set(members.loc[members["study"] == study, "cell"])
-    kept = {
-        name: table[table["cell"].isin(cells)]
-        for name, table in tables.items()
-        if "cell" in table and name != "members"
-    }
-    return {name: table.reset_index(drop=True) for name, table in kept.items() if len(table)}

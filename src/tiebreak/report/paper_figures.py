@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tiebreak.report.factor_figures import drift_figure, factor_figure
+from tiebreak.report.findings import of_study
 from tiebreak.report.gap_figures import gaps_figure, ties_figure
 from tiebreak.report.panels import rule
-from tiebreak.report.paper import of_study
 from tiebreak.report.style import save
 from tiebreak.report.tables import read_tables
 from tiebreak.report.tie_map_figure import tie_map_figure

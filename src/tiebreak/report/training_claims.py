@@ -21,6 +21,8 @@ HIGH = (1_000.0, 10_000.0)
 LOW = (1.0, 10.0)
 """Betas that the published runs found harmless."""
 
+_SIXTEEN_BITS = ("fp16", "fp16_rounded", "bf16", "amp16", "ampbf16")
+_LEAST_RUNS = 3
 _REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
 _LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
 
@@ -200,7 +202,7 @@ def forwards(tables: Tables) -> Iterator[Finding]:
         if not where.endswith(f"{Forward.BLENDED} forward"):
             continue
         exact = by_where.get(where.replace(f"{Forward.BLENDED} forward", f"{Forward.EXACT} forward"))
-        if exact is None:
+        if exact is None or exact.iloc[0]["precision"] not in _SIXTEEN_BITS:
             continue
         for beta in (100.0, *HIGH):
             left, right = _lost_of(blended[blended["beta"] == beta]), _lost_of(exact[exact["beta"] == beta])
@@ -208,7 +210,7 @@ def forwards(tables: Tables) -> Iterator[Finding]:
                 found.append((where.removesuffix(f", {Forward.BLENDED} forward"), beta, left, right))
     adjusted = holm([fisher_more_often(*left, *right) for *_, left, right in found]) if found else []
     for (where, beta, left, right), p in zip(found, adjusted, strict=True):
-        neither = not left[0] and not right[0]
+        neither = not left[0] and not right[0] and min(left[1], right[1]) >= _LEAST_RUNS
         standing = Standing.SUPPORTED if p < LEVEL else Standing.UNDECIDED
         if neither:
             standing = Standing.CONTRADICTED

@@ -152,8 +152,7 @@ def difference_figure(
                 x + 0.09, 100 * mean, yerr=100 * reach, fmt="_", color=palette[forward], markersize=6,
                 gid=f"mean:{forward}", zorder=3,
             )  # fmt: skip
-            if "p_holm" in group:
-                beyond = group["p_holm"] < LEVEL
+            if "p_holm" in group and (beyond := group["p_holm"] < LEVEL).any():
                 axes.plot(
                     x[beyond] + 0.09, 100 * group.loc[beyond, "difference_high"], "*", color=DIVERGED,
                     markersize=5, gid=f"star:{forward}", zorder=5, label="not 0 (Holm, 0.05)",
