@@ -21,12 +21,12 @@ def loading() -> Iterator[None]:
         >>> with loading():
         ...     import fractions
     """
-    was_on, num_modules = gc.isenabled(), len(sys.modules)
+    was_on, before = gc.isenabled(), set(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > num_modules:
+        if sys.modules.keys() - before:  # a count would miss one that came while another went
             gc.freeze()
         if was_on:
             gc.enable()
