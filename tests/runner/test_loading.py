@@ -42,7 +42,7 @@ def test_only_where_something_was_loaded_it_counts_as_permanent(monkeypatch):
         pass
     assert gc.get_freeze_count() == 0
     with loading():
-        monkeypatch.setitem(sys.modules, "made_up", module)
+        monkeypatch.setitem(sys.modules, "a module that nobody has", module)
     assert gc.get_freeze_count() > 0
 
 
