@@ -121,7 +121,8 @@ def test_the_arms_of_forward_arm_are_the_records_of_accuracy_by_beta():
         found = compose_study(study, device=lambda: Device.CPU).study.parts
         return next(part for part in found if part.name == name)
 
-    arms = part("beyond/forward_arm", "arms")
-    assert {trial.id for trial in arms.trials} == {
-        trial.id for trial in part("paper/accuracy_by_beta", "lenet5_mnist").trials
-    }
+    for suffix in ("", "_fp64"):
+        arms = part("beyond/forward_arm", f"arms{suffix}")
+        assert {trial.id for trial in arms.trials} == {
+            trial.id for trial in part("paper/accuracy_by_beta", f"lenet5_mnist{suffix}").trials
+        }
