@@ -313,6 +313,19 @@ def test_the_first_sentences_are_those_of_the_tables(tables):
     assert not any("taken apart" in sentence for sentence in sentences)
 
 
+def test_a_training_that_diverged_is_named(tables):
+    trials = tables["trials"].copy()
+    along = trials["protocol"] == "trajectory"
+    trials.loc[trials.index[along][0], ["outcome", "step"]] = "diverged", 33
+    name = trials.loc[trials.index[along][0], "trial"]
+    sentences = answers(dict(tables) | {"trials": trials}, ["zones", "trajectory"])
+    said = [sentence for sentence in sentences if "diverged" in sentence]
+    assert len(said) == 1
+    assert f"1 of {along.sum()} training" in said[0]
+    assert f"{name} at step 33" in said[0]
+    assert not any("diverged" in sentence for sentence in answers(tables, ["zones", "trajectory"]))
+
+
 def test_what_is_proved_has_no_probability(tables):
     proved = tables["certified"].assign(log2_error_max=-math.inf)
     text = " ".join(answers({**tables, "certified": proved}, []))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tiebreak.design.axes import Precision
+from tiebreak.records.session import OutcomeKind
 from tiebreak.report.certified import Truth, Verdict, verdict
 from tiebreak.report.panels import precisions, setting, settings
 from tiebreak.report.wording import beta_words, count, listed
@@ -21,11 +22,11 @@ def certified_sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """What the labels say, and how far the thresholds know it.
 
     Args:
-        tables: with `certified` and `confusion`; `bifurcations` where draws were taken apart.
+        tables: with `trials`, `certified` and `confusion`; `bifurcations` where draws were taken apart.
 
     Yields:
         The answer; one sentence a setting; the sizes that rounding alone reaches; on what the labels rest;
-        one bifurcation taken apart, where there is one.
+        which trainings ended before their last draws; one bifurcation taken apart, where there is one.
     """
     certified, confusion = tables["certified"], tables["confusion"]
     certified = certified.assign(
@@ -48,6 +49,7 @@ def certified_sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         )
     yield _sizes(certified)
     yield _ground(certified)
+    yield from _ended_early(tables["trials"])
     if "bifurcations" in tables:
         yield _dissected(tables["bifurcations"])
 
@@ -179,3 +181,16 @@ def _number(value: Any) -> str:
         return value
     number = float(value)
     return str(int(number)) if number.is_integer() else f"{number:.3g}"
+
+
+def _ended_early(trials: pd.DataFrame) -> Iterator[str]:
+    """Trainings that diverged: the draws that come after are in no count above."""
+    along = trials[trials["protocol"] == "trajectory"]
+    diverged = along[along["outcome"] == str(OutcomeKind.DIVERGED)]
+    if len(diverged):
+        places = diverged[["trial", "step"]].values
+        names = ", ".join(f"{trial} at step {int(step)}" for trial, step in places)
+        yield (
+            f"{len(diverged)} of {count(len(along), 'training')} diverged ({names}); draws after that do not "
+            "exist and are in no count."
+        )
