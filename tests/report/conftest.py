@@ -253,7 +253,7 @@ def diverged(tmp_path_factory) -> tuple[RecordStore, Study]:
 
 @pytest.fixture(scope="session")
 def tables_folder(store, study, tmp_path_factory) -> Path:
-    from tiebreak.report.tables import write_tables
+    from tiebreak.report.table_files import write_tables
 
     folder = tmp_path_factory.mktemp("tables")
     write_tables(store, study, folder)

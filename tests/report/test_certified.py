@@ -21,7 +21,8 @@ from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.html import page
 from tiebreak.report.panels import context, precisions, setting
 from tiebreak.report.style import OKABE_ITO
-from tiebreak.report.tables import read_frames, read_tables, write_tables
+from tiebreak.report.table_files import read_tables, write_tables
+from tiebreak.report.tables import read_frames
 from tiebreak.report.zones import Zone
 
 NAN = math.nan

@@ -10,7 +10,7 @@ from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.panels import rule
 from tiebreak.report.style import paper_style, save
-from tiebreak.report.tables import read_tables, write_tables
+from tiebreak.report.table_files import read_tables, write_tables
 from tiebreak.report.training_figures import accuracy_figure, curves_figure, difference_figure
 
 

@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from tiebreak.report.answers import answers
 from tiebreak.report.figures import FIGURES
 from tiebreak.report.html import page, write_report
-from tiebreak.report.tables import read_tables, write_tables
+from tiebreak.report.table_files import read_tables, write_tables
 from tiebreak.report.wording import percent
 
 CHROMIUM = next(

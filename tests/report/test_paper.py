@@ -20,7 +20,7 @@ from tiebreak.report.paper import studies_of, write_paper_tables
 from tiebreak.report.paper_figures import PAPER_FIGURES, draw_paper
 from tiebreak.report.paper_page import paper_page
 from tiebreak.report.published import COLUMNS, compared, read_published
-from tiebreak.report.tables import TableError, read_tables
+from tiebreak.report.table_files import TableError, read_tables
 
 MNIST = Data(name=DataName.MNIST, batch_size=128)
 JPEG = Data(name=DataName.IMAGE_FOLDER, folder="cifar10-jpeg", batch_size=128, augment=True)

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from tiebreak.design.study import Part, Study
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import PoolingError
-from tiebreak.report.tables import (
+from tiebreak.report.table_files import (
     TableError,
     arguments,
     keep_tables,
     read_index,
     read_tables,
-    tie_table,
     write_tables,
 )
+from tiebreak.report.tables import tie_table
 
 
 def test_every_table_is_written_with_its_index(tables_folder, study):

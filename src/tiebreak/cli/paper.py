@@ -31,7 +31,7 @@ def draw(parsed: argparse.Namespace, store: RecordStore) -> int:
     Tables that stand and were edited by hand are refused before anything is written over them.
     """
     from tiebreak.report.paper_figures import draw_paper
-    from tiebreak.report.tables import read_tables
+    from tiebreak.report.table_files import read_tables
 
     read_tables(_folder(store, "tables"))
     _tables(parsed, store)

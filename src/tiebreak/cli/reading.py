@@ -19,7 +19,7 @@ _PAPER = "paper"
 
 def tabulate(parsed: argparse.Namespace) -> int:
     """Make a study's tables from its records."""
-    from tiebreak.report.tables import write_tables
+    from tiebreak.report.table_files import write_tables
 
     store = store_of(parsed)
     if parsed.name == _PAPER:

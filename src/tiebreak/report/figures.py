@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tiebreak.report.certified_figures import confusion_figure, truth_figure, windows_figure
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.style import save
-from tiebreak.report.tables import read_tables
+from tiebreak.report.table_files import read_tables
 from tiebreak.report.training_figures import accuracy_figure, curves_figure, difference_figure
 
 Tables = Mapping[str, pd.DataFrame]

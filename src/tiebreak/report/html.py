@@ -25,7 +25,7 @@ from tiebreak.records.table import MISSING
 from tiebreak.report.answers import answers
 from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.panels import axis_names, varying_axes
-from tiebreak.report.tables import (
+from tiebreak.report.table_files import (
     arguments,
     pooling_flags,
     read_index,

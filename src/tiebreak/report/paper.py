@@ -21,16 +21,8 @@ from tiebreak.report.factor_figures import data_words
 from tiebreak.report.paired import with_holm
 from tiebreak.report.panels import rule
 from tiebreak.report.published import compared, read_published, with_published
-from tiebreak.report.tables import (
-    Frames,
-    arguments,
-    build_tables,
-    keep_tables,
-    pooling_flags,
-    read_frames,
-    table_index,
-    with_axes,
-)
+from tiebreak.report.table_files import arguments, keep_tables, pooling_flags, table_index
+from tiebreak.report.tables import Frames, build_tables, read_frames, with_axes
 from tiebreak.report.zones import gap_histogram
 
 NAME = "paper"

@@ -14,7 +14,7 @@ from tiebreak.report.findings import of_study
 from tiebreak.report.gap_figures import gaps_figure, ties_figure
 from tiebreak.report.panels import rule
 from tiebreak.report.style import save
-from tiebreak.report.tables import read_tables
+from tiebreak.report.table_files import read_tables
 from tiebreak.report.tie_map_figure import tie_map_figure
 from tiebreak.report.training_figures import accuracy_figure, difference_figure
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tiebreak.report.findings import Standing
 from tiebreak.report.paper import NAME
 from tiebreak.report.paper_figures import drawn
-from tiebreak.report.tables import arguments, read_index, read_tables, to_csv
+from tiebreak.report.table_files import arguments, read_index, read_tables, to_csv
 from tiebreak.report.verdicts import RULE, Verdict
 
 GROUPS = {
