@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,9 +22,35 @@ def epochs(*runs):
     lines = [EPOCHS.strip()]
     for run, beta, accuracies, lost in runs:
         for epoch, accuracy in enumerate(accuracies):
-            loss = "" if lost else "0.5"
+            loss = "nan" if lost else "0.5"
             lines.append(f"{run},{epoch},{loss},0.5,{loss},{accuracy},{beta},False")
     return "\n".join(lines) + "\n"
+
+
+REAL = Path(__file__).with_name("reference")
+
+
+def test_files_of_the_published_repository_give_the_published_numbers(tmp_path):
+    shutil.copytree(REAL, tmp_path / "results")
+    reference = read_reference(tmp_path)
+    published = pd.read_csv(Path(__file__).parents[2] / "results" / "paper" / "published.csv").set_index("id")
+
+    rates = reference.rates.set_index("beta")
+    for beta in (0, 1, 10, 100, 1000, 10000):
+        name = f"lr.lenet5.mnist.fp16.sgd.nobn.beta{beta}"
+        assert rates.loc[beta, "lr"] == pytest.approx(published.loc[name, "value"], rel=5e-3)
+        assert rates.loc[beta, "search_accuracy"] == published.loc[f"{name}.accuracy", "value"]
+
+    runs = reference.runs.set_index("data")
+    single = runs.loc["cifar10"]
+    assert (single["precision"], single["num_epochs"]) == ("amp16", 9)
+    assert single["final_accuracy"] == published.loc["accuracy.vgg11.cifar10.amp16.sgd.bn.beta0", "value"]
+
+    lost = runs.loc["imagenet"]
+    assert lost["num_epochs"].tolist() == [80, 36]
+    np.testing.assert_allclose(lost["best_accuracy"], [0.02878, 0.001])
+    assert lost["never_learned"].tolist() == [False, True]
+    assert any("rows an epoch, one a rank; they differ in 0 epochs" in text for text in reference.remarks)
 
 
 @pytest.fixture
