@@ -18,9 +18,10 @@ Example:
 """
 
 from tiebreak.data.batches import Batch, num_batches, test_batches, train_batches
-from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
+from tiebreak.data.dataset import Augmentation, DataSet
 from tiebreak.data.download import fetch
 from tiebreak.data.files import ImageFiles
+from tiebreak.data.images import DataError, Images
 from tiebreak.data.loading import load
 
 __all__ = [

@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
+from tiebreak.data.dataset import Augmentation, DataSet
 from tiebreak.data.files import ImageFiles
+from tiebreak.data.images import DataError, Images
 from tiebreak.data.pixels import (
     NUM_TRIES,
     CropFlip,

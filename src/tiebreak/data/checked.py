@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tiebreak.data.dataset import DataError
+from tiebreak.data.images import DataError
 
 CHUNK_BYTES = 2**20
 

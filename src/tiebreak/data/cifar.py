@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from tiebreak.data.checked import explain_refusal
-from tiebreak.data.dataset import Augmentation, DataSet, Images
+from tiebreak.data.dataset import Augmentation, DataSet
+from tiebreak.data.images import Images
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

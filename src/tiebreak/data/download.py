@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiebreak.data.dataset import DataError
+from tiebreak.data.images import DataError
 from tiebreak.design.axes import DataName
 
 TIMEOUT_SECONDS = 30.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tiebreak.data.dataset import DataError, Images
+from tiebreak.data.images import DataError, Images
 from tiebreak.data.pixels import resized_crop_box
 
 LOOKAHEAD = 2

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from tiebreak.data.checked import advice
-from tiebreak.data.dataset import DataError, DataSet, Images
+from tiebreak.data.dataset import DataSet
+from tiebreak.data.images import DataError, Images
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

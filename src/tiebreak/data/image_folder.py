@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from tiebreak.data.cifar import CIFAR10_MEAN, CIFAR10_STD
-from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images, no_images
+from tiebreak.data.dataset import Augmentation, DataSet
 from tiebreak.data.files import ImageFiles, open_image
+from tiebreak.data.images import DataError, Images, no_images
 from tiebreak.design.axes import DataName
 from tiebreak.design.content import SUFFIXES, splits
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tiebreak.data import cifar, fashion_mnist, image_folder, imagenet, mnist, mnist5k, svhn
 from tiebreak.data.batches import num_batches
-from tiebreak.data.dataset import Augmentation, DataError, DataSet, Images
+from tiebreak.data.dataset import Augmentation, DataSet
 from tiebreak.data.download import PAGES
 from tiebreak.data.files import ImageFiles
+from tiebreak.data.images import DataError, Images
 from tiebreak.data.streams import permutation, stream
 from tiebreak.design.axes import DataName
 from tiebreak.design.cell import Data

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tiebreak.data.dataset import DataError, DataSet, Images
+from tiebreak.data.dataset import DataSet
+from tiebreak.data.images import DataError, Images
 from tiebreak.data.streams import permutation, stream
 
 MD5 = "6a6dab69682d018c65e9c04a15bc7b1e"

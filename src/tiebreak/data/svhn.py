@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from tiebreak.data.checked import explain_refusal
-from tiebreak.data.dataset import DataSet, Images
+from tiebreak.data.dataset import DataSet
+from tiebreak.data.images import Images
 
 
 def read(root: Path, *, train_split: str) -> DataSet:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tiebreak.data.dataset import Images
 from tiebreak.data.files import ImageFiles
+from tiebreak.data.images import Images
 from tiebreak.data.mnist5k import read
 from tiebreak.descent import closed_forms, rates, stability
 from tiebreak.descent.activations import RELU, Activation, c1relu

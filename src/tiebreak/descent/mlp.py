@@ -11,8 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from tiebreak.data.dataset import Images
 from tiebreak.data.files import ImageFiles
+from tiebreak.data.images import Images
 from tiebreak.data.streams import normals, stream
 from tiebreak.descent.activations import Activation
 from tiebreak.descent.steps import Rule, Stepper

@@ -15,7 +15,6 @@ from tiebreak.report.panels import (
     groups,
     precisions,
     rule,
-    rule_tick,
     rules,
     whole_ticks,
 )
@@ -28,6 +27,7 @@ from tiebreak.report.style import (
     offsets,
     paper_style,
 )
+from tiebreak.report.wording import rule_tick
 from tiebreak.report.zones import Threshold
 
 RECIPE_WORDS = {

@@ -19,7 +19,6 @@ from tiebreak.report.panels import (
     groups,
     note,
     precisions,
-    rule_tick,
     rules,
     span,
     whole_ticks,
@@ -33,6 +32,7 @@ from tiebreak.report.style import (
     offsets,
     paper_style,
 )
+from tiebreak.report.wording import rule_tick
 from tiebreak.report.zones import Threshold
 
 _RECIPES = {

@@ -134,14 +134,6 @@ def rule(table: pd.DataFrame) -> pd.Series:
     return table["jacobian"].str.replace(_SUFFIX, "", regex=True)
 
 
-def rule_tick(name: str) -> str:
-    """Short words for a rule on an axis: beta as a number, powers of ten from 1,000 on as such."""
-    text = {"native": "0", "minimal": "1"}.get(name, name.removeprefix("beta"))
-    if text.startswith("1000") and set(text[1:]) == {"0"}:
-        return f"$10^{{{len(text) - 1}}}$"
-    return text.replace("_", "\n")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """Panels in rows and columns, each found by its names."""

@@ -25,7 +25,6 @@ from tiebreak.report.panels import (
     groups,
     precisions,
     rule,
-    rule_tick,
     rules,
     whole_ticks,
 )
@@ -39,6 +38,7 @@ from tiebreak.report.style import (
     offsets,
     paper_style,
 )
+from tiebreak.report.wording import rule_tick
 
 _FORWARDS = [str(forward) for forward in Forward]
 _DASHES = {

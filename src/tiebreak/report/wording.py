@@ -54,6 +54,14 @@ def of_context(title: str) -> str:
     return f" ({title})" if title else ""
 
 
+def rule_tick(name: str) -> str:
+    """Short words for a rule on an axis: beta as a number, powers of ten from 1,000 on as such."""
+    text = {"native": "0", "minimal": "1"}.get(name, name.removeprefix("beta"))
+    if text.startswith("1000") and set(text[1:]) == {"0"}:
+        return f"$10^{{{len(text) - 1}}}$"
+    return text.replace("_", "\n")
+
+
 def beta_words(name: str) -> str:
     """A rule at ties as a sentence names it.
 
@@ -63,6 +71,4 @@ def beta_words(name: str) -> str:
     """
     if not name.startswith(("beta", "native", "minimal")):
         return f"rule {name}"
-    from tiebreak.report.panels import rule_tick  # with pandas and matplotlib, which words need for this only
-
     return f"beta = {rule_tick(name).translate(str.maketrans('', '', '${}'))}"
