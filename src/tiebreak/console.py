@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.session import OutcomeKind
 from tiebreak.runner.eta import Eta
 from tiebreak.runner.events import Event, Note, TrialEnded, TrialLeft, TrialProgress, TrialRow, TrialStarted
@@ -31,7 +31,7 @@ class StudyProgress:
     """
 
     def __init__(
-        self, trials: Sequence[Trial], *, done_before: int, workers: int, eta: Eta, console: Console
+        self, trials: Sequence[AnyTrial], *, done_before: int, workers: int, eta: Eta, console: Console
     ) -> None:
         self._left = {trial.id: trial for trial in trials}
         self._total = len(trials) + done_before

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from tiebreak.cli.machine import auto_device
 from tiebreak.design.axes import UserError
+from tiebreak.design.cell import Cell
+from tiebreak.design.stored import trial_of
 
 if TYPE_CHECKING:
     from tiebreak.protocols.points import Point
@@ -152,7 +154,8 @@ def _cell_point(parsed: argparse.Namespace) -> Point:
         others = [str(jacobian.selection) for jacobian in chosen if jacobian.selection != "beta"]
         rules = [f"pool.betas=[{','.join(['0', *family])}]", f"pool.selections=[{','.join(others)}]"]
     run = config.compose_run(["protocol=zones", *overrides, *rules], device=auto_device())
-    return point_of_cell(run.trial, run, draw=draw, weights=parsed.checkpoint, evaluation=parsed.eval)
+    trial = trial_of(Cell, run.trial, asker="tiebreak certify")
+    return point_of_cell(trial, run, draw=draw, weights=parsed.checkpoint, evaluation=parsed.eval)
 
 
 def _model_point(parsed: argparse.Namespace) -> Point:

@@ -13,14 +13,16 @@ from tiebreak.design.axes import Device, UserError
 
 if TYPE_CHECKING:
     from tiebreak.config import StudyRun
-    from tiebreak.design.cell import Trial
+    from tiebreak.design.cell import AnyTrial
     from tiebreak.records.store import RecordStore
     from tiebreak.runner.eta import Eta
 
 _RESULTS = Path("results")
 
 
-def dry_run(plan: StudyRun, store: RecordStore, *, trials: Sequence[Trial], again: bool, workers: int) -> int:
+def dry_run(
+    plan: StudyRun, store: RecordStore, *, trials: Sequence[AnyTrial], again: bool, workers: int
+) -> int:
     """Print the cells of a study, what is done, and what the rest will take.
 
     Args:
@@ -31,6 +33,7 @@ def dry_run(plan: StudyRun, store: RecordStore, *, trials: Sequence[Trial], agai
         workers: how many processes would share them.
     """
     from tiebreak.console import duration
+    from tiebreak.design.cell import Cell
 
     study = plan.study
     done = {trial.id for trial in study.trials if store.is_done(trial)}
@@ -44,7 +47,7 @@ def dry_run(plan: StudyRun, store: RecordStore, *, trials: Sequence[Trial], agai
             print(f"  {counts[cell.id]:3d}/{part.num_replicates} {cell.name}")
     for name in plan.waiting:
         print(f"\n{name}: waits for learning rates, which a part above searches")
-    data = [cell.data for part in study.parts for cell in part.cells]
+    data = [cell.data for part in study.parts for cell in part.cells if isinstance(cell, Cell)]
     for folder in sorted(
         {item.folder or str(item.name) for item in data if item.name.is_folder and not item.content}
     ):
@@ -126,7 +129,7 @@ def only_parts(plan: StudyRun, names: Sequence[str] | None) -> StudyRun:
     return replace(plan, study=replace(plan.study, parts=chosen), waiting=())
 
 
-def shard_of(trials: Sequence[Trial], text: str | None) -> Sequence[Trial]:
+def shard_of(trials: Sequence[AnyTrial], text: str | None) -> Sequence[AnyTrial]:
     """The trials of shard K of N: the K-th and every N-th after it, so that shards are alike.
 
     Raises:
@@ -155,7 +158,7 @@ def rerun_choices() -> list[str]:
     ]
 
 
-def select_rerun(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> list[Trial]:
+def select_rerun(trials: Sequence[AnyTrial], store: RecordStore, *, kind: str) -> list[AnyTrial]:
     """The trials that ended so; nothing is changed by asking.
 
     Args:
@@ -167,7 +170,7 @@ def select_rerun(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> l
     from tiebreak.records.session import OutcomeKind
     from tiebreak.runner.claim import Attempts
 
-    def has_ended_so(trial: Trial) -> bool:
+    def has_ended_so(trial: AnyTrial) -> bool:
         if kind in list(OutcomeKind):
             ended = store.ending(trial)
             return (ended.outcome.kind if ended else store.set_aside_as(trial)) == kind
@@ -179,7 +182,7 @@ def select_rerun(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> l
     return chosen
 
 
-def set_aside(trials: Sequence[Trial], store: RecordStore, *, kind: str) -> None:
+def set_aside(trials: Sequence[AnyTrial], store: RecordStore, *, kind: str) -> None:
     """Set the records of these trials that have the outcome `kind` aside, into their attempts."""
     from tiebreak.records.session import OutcomeKind
 

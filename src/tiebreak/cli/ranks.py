@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from tiebreak.cli.ending import say
 from tiebreak.design.axes import UserError
+from tiebreak.design.cell import Cell
+from tiebreak.design.stored import trial_of
 from tiebreak.protocols.seat import seat_from_torchrun
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def follow_torchrun(run: Run, seat: Seat) -> int:
 
     if RecordStore(run.results, only_looks=True).is_done(run.trial):
         return 0
-    return _follow(run.trial, seat, run.data_root)
+    return _follow(trial_of(Cell, run.trial, asker="torchrun"), seat, run.data_root)
 
 
 def _follow(trial: Trial, seat: Seat, data_root: Path) -> int:

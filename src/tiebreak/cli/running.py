@@ -143,8 +143,8 @@ def _loaded_protocols() -> tuple[Measure, str]:
     from tiebreak.runner.loading import loading
 
     with loading():
+        from tiebreak.cli.measuring import measure
         from tiebreak.numerics.native import kernel_status
-        from tiebreak.protocols import measure
 
         return measure, str(kernel_status())
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tiebreak.cli import ranks
+from tiebreak.cli.closing import close
 from tiebreak.cli.ending import FAULT, INTERRUPTED, say
 from tiebreak.cli.machine import auto_device
 from tiebreak.cli.planning import (
@@ -35,7 +36,7 @@ from tiebreak.tracking.settings import Tracking
 
 if TYPE_CHECKING:
     from tiebreak.config import StudyRun
-    from tiebreak.design.cell import Execution, Trial
+    from tiebreak.design.cell import AnyTrial, Execution
     from tiebreak.design.study import Study
     from tiebreak.records.store import RecordStore
     from tiebreak.runner import slurm
@@ -127,7 +128,7 @@ def _composed(name: str, overrides: Sequence[str], launch: dict[str, Any]) -> St
     )
 
 
-def _best_lr(trials: Sequence[Trial], store: RecordStore) -> float | None:
+def _best_lr(trials: Sequence[AnyTrial], store: RecordStore) -> float | None:
     """The rate with the best accuracy on held-out images over the replicates of a search."""
     found = []
     for trial in trials:
@@ -166,7 +167,7 @@ def _run_here(
     store: RecordStore,
     launch: dict[str, Any],
     *,
-    trials: Sequence[Trial],
+    trials: Sequence[AnyTrial],
     tracking: Tracking,
 ) -> int:
     from tiebreak.console import StudyProgress, make_console
@@ -221,7 +222,8 @@ def _run_here(
         print(f"when every shard is there: tiebreak report {study.name} {_results_word(plan)}")
     if summary.stopped:
         return INTERRUPTED
-    return FAULT if summary.outcomes.get(OutcomeKind.FAILED) else 0  # what others hold is theirs to end
+    verdict = close(store, study)
+    return FAULT if summary.outcomes.get(OutcomeKind.FAILED) else verdict  # what others hold is theirs to end
 
 
 def _num_workers(parsed: argparse.Namespace, plan: StudyRun, launch: dict[str, Any]) -> int:
@@ -283,7 +285,7 @@ def _submit(
     store: RecordStore,
     tree: dict[str, Any],
     *,
-    trials: Sequence[Trial],
+    trials: Sequence[AnyTrial],
     overrides: Sequence[str],
 ) -> int:
     from tiebreak import config
@@ -367,7 +369,7 @@ def _results_word(plan: StudyRun) -> str:
     return shlex.quote(f"results={plan.results}")
 
 
-def _follow(launch: Launch, store: RecordStore, plan: StudyRun, *, left: Sequence[Trial]) -> int:
+def _follow(launch: Launch, store: RecordStore, plan: StudyRun, *, left: Sequence[AnyTrial]) -> int:
     """Watch the jobs from outside until the queue has none of them; Ctrl-C ends the watching only."""
     from tiebreak.console import make_console
     from tiebreak.runner import slurm
@@ -445,7 +447,7 @@ def conclude(words: Sequence[str]) -> int:
     tracking = Tracking.of(launch.settings["tracking"])
     with mirror_of(tracking, study=launch.study, store=store, trials=[], notice=_print_now) as mirror:
         mirror.report()
-    return 0
+    return close(store, store.read_study(launch.study))
 
 
 def _log(event: Event) -> None:

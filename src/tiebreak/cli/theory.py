@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from tiebreak.cli.ending import FAULT
 from tiebreak.design.axes import UserError
-
-if TYPE_CHECKING:
-    from tiebreak.theory.trials import Finding
 
 
 def add_arguments(theory: argparse.ArgumentParser) -> None:
@@ -26,10 +21,8 @@ def add_arguments(theory: argparse.ArgumentParser) -> None:
 
     example = verb("counterexample", counterexample, "show a network and a point where AD is wrong")
     example.add_argument("name", nargs="?", help="which; without it, what there is")
-    board = verb(
-        "scoreboard", scoreboard, "try every theorem on small networks, and the controls that must fail"
-    )
-    board.add_argument("--only", metavar="THEOREM", help="one theorem and its controls, such as T4")
+    board = verb("scoreboard", scoreboard, "say what `tiebreak study theory/scoreboard` found")
+    board.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
     board.add_argument("--json", action="store_true", help="one object a line, not the table")
 
 
@@ -48,51 +41,23 @@ def counterexample(parsed: argparse.Namespace) -> int:
 
 
 def scoreboard(parsed: argparse.Namespace) -> int:
-    """Run the checks; exit code 1 if one is not as it must be."""
-    from tiebreak.theory.theorems import checks, finding
+    """Show what the study of the theorems found; exit code 1 if one is not as it must be."""
+    from tiebreak.cli.closing import close
+    from tiebreak.cli.reading import store_of
+    from tiebreak.report.tables import build_tables, read_frames
 
-    asked = tuple(check for check in checks() if parsed.only in (None, check.theorem.partition(" ")[0]))
-    if not asked:
-        names = dict.fromkeys(check.theorem.partition(" ")[0] for check in checks())
-        raise UserError(f"--only must be one of {', '.join(names)}, got {parsed.only!r}.")
-    good = 0
-    for number, check in enumerate(asked, start=1):
-        if sys.stderr.isatty():
-            print(f"{number} of {len(asked)}: {check.theorem}", end="\r", file=sys.stderr)
-        found = finding(check)
-        good += found.is_as_it_must_be
-        print(_json(found) if parsed.json else _line(found), flush=True)
+    store = store_of(parsed)
+    if not store.study_path(_SCOREBOARD).exists():
+        raise UserError(f"no theorem has been tried in {store.root}. Run `tiebreak study {_SCOREBOARD}`.")
+    study = store.read_study(_SCOREBOARD)
     if not parsed.json:
-        print(f"{good} of {len(asked)} are as they must be.")
-    return 0 if good == len(asked) else 1
+        return close(store, study)
+    frames = read_frames(store, study, pool_devices=True, pool_versions=True)
+    table = build_tables(frames).get("statements")
+    if table is None:
+        return 0
+    print(table.to_json(orient="records", lines=True, force_ascii=False), end="")
+    return 0 if bool(table["as_it_must_be"].all()) else FAULT
 
 
-def _line(found: Finding) -> str:
-    check, tally = found.check, found.tally
-    said = "as it must be" if found.is_as_it_must_be else "NOT as it must be"
-    verdict = f"{'fails' if tally.violations else 'holds'}, {said}"
-    lines = [
-        f"{check.theorem:11} {verdict}: {tally.violations} violations in {tally.points} points of "
-        f"{len(check.networks)} networks",
-        f"{'':11} {check.statement}",
-    ]
-    if tally.witness:
-        lines.append(f"{'':11} first: {tally.witness}")
-    return "\n".join(lines)
-
-
-def _json(found: Finding) -> str:
-    check, tally = found.check, found.tally
-    return json.dumps(
-        {
-            "theorem": check.theorem,
-            "statement": check.statement,
-            "is_control": check.is_control,
-            "networks": list(check.networks),
-            "points": tally.points,
-            "violations": tally.violations,
-            "witness": tally.witness,
-            "is_as_it_must_be": found.is_as_it_must_be,
-        },
-        ensure_ascii=False,
-    )
+_SCOREBOARD = "theory/scoreboard"

@@ -16,7 +16,7 @@ from tiebreak.records.durable import explained
 from tiebreak.tracking.settings import Mode, Task, Tracking, TrackingError
 
 if TYPE_CHECKING:
-    from tiebreak.design.cell import Trial
+    from tiebreak.design.cell import AnyTrial
     from tiebreak.records.store import RecordStore
     from tiebreak.runner.events import Event, Listener
     from tiebreak.tracking.mirror import Mirror
@@ -36,7 +36,7 @@ def mirror_of(
     *,
     study: str,
     store: RecordStore,
-    trials: Iterable[Trial],
+    trials: Iterable[AnyTrial],
     notice: Callable[[str], None],
 ) -> Mirror:
     """The mirror of some trials, as a context; with tracking off it does nothing.

@@ -19,8 +19,9 @@ from tiebreak.design.axes import (
     Selection,
     member,
 )
-from tiebreak.design.cell import MEASURES, PAIRED, Cell, Data, Execution, Network, Optimizer
+from tiebreak.design.cell import MEASURES, PAIRED, AnyCell, Cell, Data, Execution, Network, Optimizer
 from tiebreak.design.content import digest
+from tiebreak.design.stored import FAMILIES
 
 PLACES = ("replicate", "results", "data_root")
 """The keys that are no part of the cell."""
@@ -35,6 +36,7 @@ _OWN_KEYS = (
     "deterministic",
     "num_ranks",
 )
+_SIBLING_KEYS = ("device", "num_threads", "deterministic")
 _EPS = 1e-8
 _EPS_HALF = 1e-4  # well above 2**-24, the smallest positive fp16
 
@@ -79,8 +81,8 @@ def place_of(tree: Mapping[str, Any], key: str) -> Path:
     return Path(tree[key])
 
 
-def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Content) -> Cell:
-    """The cell that a composed configuration describes.
+def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Content) -> AnyCell:
+    """The cell that a composed configuration describes, of the study that its protocol belongs to.
 
     Args:
         tree: the configuration; see `composition.plain`.
@@ -90,13 +92,37 @@ def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Cont
     Raises:
         ConfigError, DesignError: an unknown key, or a value that cannot be.
     """
+    protocol = tree.get("protocol")
+    name = protocol.get("name") if isinstance(protocol, dict) else None
+    family = next((family for family in FAMILIES if isinstance(name, str) and name in family.PROTOCOLS), Cell)
+    return _max_pool_cell(tree, device, content) if family is Cell else _sibling_cell(tree, family, device)
+
+
+def _sibling_cell(tree: Mapping[str, Any], family: type[AnyCell], device: Callable[[], Device]) -> AnyCell:
+    """A cell whose axes are all settings of its protocol."""
+    keys = {"protocol", *_SIBLING_KEYS, *PLACES}
+    known_keys(tree, keys, "the configuration", required=keys)
+    kind = family.PROTOCOLS[tree["protocol"]["name"]]
+    settings = _group(tree, "protocol", {"name", *_names(kind)})
+    del settings["name"]
+    return family(measure=kind(**settings), execution=_execution(tree, device))
+
+
+def _execution(tree: Mapping[str, Any], device: Callable[[], Device]) -> Execution:
+    """Where and how it runs; what a root file does not have stays as it is by default."""
+    given = {key: tree[key] for key in _names(Execution) - {"device"} if key in tree}
+    return Execution(device=device() if tree["device"] == "auto" else _device(tree["device"]), **given)
+
+
+def _max_pool_cell(tree: Mapping[str, Any], device: Callable[[], Device], content: Content) -> Cell:
     keys = {*GROUPS, *_OWN_KEYS, *PLACES}
     known_keys(tree, keys, "the configuration", required=keys)
     precision = member(Precision, _group(tree, "precision", {"name"})["name"], key="precision")
     protocol = known_keys(tree["protocol"], tree["protocol"], "the group protocol", required={"name"})
     name = protocol["name"]
     if not isinstance(name, str) or name not in MEASURES:
-        raise ConfigError(f"protocol must be one of {', '.join(MEASURES)}, got {name!r}.")
+        known = [known for family in FAMILIES for known in family.PROTOCOLS]
+        raise ConfigError(f"protocol must be one of {', '.join(known)}, got {name!r}.")
     kind = MEASURES[name]
     settings = _names(kind)
     protocol = _group(tree, "protocol", {"name", *settings - {"optimizer", "certify"}})
@@ -118,13 +144,7 @@ def cell_of(tree: Mapping[str, Any], device: Callable[[], Device], content: Cont
         precision=precision,
         jacobians=_jacobians(tree, paired=kind in PAIRED),
         measure=kind(**protocol),
-        execution=Execution(
-            device=device() if tree["device"] == "auto" else _device(tree["device"]),
-            num_threads=tree["num_threads"],
-            memory_format=tree["memory_format"],
-            deterministic=tree["deterministic"],
-            num_ranks=tree["num_ranks"],
-        ),
+        execution=_execution(tree, device),
     )
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,6 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tiebreak.design.axes import DesignError
+from tiebreak.design.cell import AnyCell, Cell
+from tiebreak.design.correctness import CorrectnessCell
+from tiebreak.design.stored import FAMILIES
+
+ROOTS: Mapping[type[AnyCell], str] = MappingProxyType({Cell: "config", CorrectnessCell: "correctness"})
+"""The file that a cell is composed from, without its suffix, by the study that it belongs to."""
 
 GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")
 """The folders of configurations, one file of each of which makes up a configuration."""
@@ -68,17 +75,36 @@ def hydra_open() -> Iterator[None]:
         yield
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
+def composed(overrides: Sequence[str], *, root: str = "") -> DictConfig:
     """The configuration that the overrides give; to be called while `hydra_open`.
+
+    Args:
+        overrides: as on the command line.
+        root: of which root file; by default that of `root_of`.
 
     Raises:
         ConfigError: Hydra refuses them.
     """
     overrides = [readable(override) for override in overrides]
     try:
-        return compose(config_name="config", overrides=overrides)
+        return compose(config_name=root or root_of(overrides), overrides=overrides)
     except REFUSALS as error:
         raise ConfigError(refusal(error, overrides)) from None
+
+
+def root_of(overrides: Sequence[str]) -> str:
+    """The root file of the study that the chosen protocol belongs to; of a sweep, its first protocol counts.
+
+    Example:
+        >>> root_of(["protocol=zones"]), root_of(["protocol=correctness", "protocol.statement=t1"])
+        ('config', 'correctness')
+    """
+    chosen = ""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") == "protocol":
+            chosen = value.partition(",")[0].strip("'\" ")
+    return ROOTS[next((family for family in FAMILIES if chosen in family.PROTOCOLS), Cell)]
 
 
 def readable(override: str) -> str:
@@ -122,7 +148,10 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str:
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"{group} must be one of {', '.join(options)}, got {value!r}.{hint}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
-        key, keys = match.group(1) or match.group(2), _all_keys()
+        root = root_of(overrides)
+        key, keys = match.group(1) or match.group(2), _all_keys(root)
+        if key not in keys and key in _all_keys(ROOTS[Cell]):
+            return f"{key} is no axis of the study of this protocol. Leave it out; keys: {', '.join(keys)}."
         if key not in keys:
             own = key.rpartition(".")[2]  # it may be a key of its own that was looked for in a group
             near = [own] if own in keys else difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
@@ -142,9 +171,9 @@ def one_line(error: Exception) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _all_keys() -> list[str]:
+def _all_keys(root: str) -> list[str]:
     with hydra_open():
-        config = compose(config_name="config")
+        config = compose(config_name=root)
     keys = []
 
     def walk(tree: Mapping[str, Any], prefix: str) -> None:
@@ -153,7 +182,9 @@ def _all_keys() -> list[str]:
             if isinstance(value, Mapping):
                 walk(value, f"{prefix}{key}.")
 
-    walk(plain(config), "")
+    tree = OmegaConf.to_container(config, resolve=False)  # a value may be missing
+    assert isinstance(tree, dict)
+    walk({str(key): value for key, value in tree.items()}, "")
     return keys
 
 
@@ -204,7 +235,7 @@ class Composer:
             return plain(composed(overrides))  # or refuses it in Hydra's words
 
     def _put_together(self, overrides: Sequence[str]) -> dict[str, Any]:
-        groups, values = {}, []
+        root, groups, values = root_of(overrides), {}, []
         for override in overrides:
             key = override.partition("=")[0]
             if key in GROUPS:
@@ -213,9 +244,9 @@ class Composer:
                 values.append((key.split("."), self._value(override)))
             else:
                 raise _LeftToHydra
-        tree = copy.deepcopy(self._tree(()))
+        tree = copy.deepcopy(self._tree(root))
         for group, override in groups.items():
-            tree[group] = copy.deepcopy(self._tree((override,))[group])
+            tree[group] = copy.deepcopy(self._tree(root, override)[group])
         for (*above, last), value in values:
             branch = tree
             for key in above:
@@ -227,9 +258,10 @@ class Composer:
             raise _LeftToHydra
         return tree
 
-    def _tree(self, choice: tuple[str, ...]) -> dict[str, Any]:
+    def _tree(self, root: str, *overrides: str) -> dict[str, Any]:
+        choice = (root, *overrides)
         if choice not in self._trees:
-            tree = OmegaConf.to_container(composed(choice), resolve=False)
+            tree = OmegaConf.to_container(composed(overrides, root=root), resolve=False)
             assert isinstance(tree, dict)
             self._trees[choice] = {str(key): value for key, value in tree.items()}
         return self._trees[choice]

@@ -18,7 +18,7 @@ from tiebreak.config.cells import PLACES, Content, cell_of, content_once, known_
 from tiebreak.config.composition import Composer, ConfigError, composed, hydra_open, one_line, plain, spelled
 from tiebreak.config.searched import BestLr, not_searched, with_searched_lr
 from tiebreak.design.axes import DesignError, Device
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial, Trial
 from tiebreak.design.study import Part, Study
 
 
@@ -26,7 +26,7 @@ from tiebreak.design.study import Part, Study
 class Run:
     """One trial with the places it reads and writes, which move no number."""
 
-    trial: Trial
+    trial: AnyTrial
     results: Path
     data_root: Path
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 from tiebreak.config.composition import ConfigError
 from tiebreak.design.axes import NATIVE
-from tiebreak.design.cell import Cell, Drift, LrSearch, Train, Trial
+from tiebreak.design.cell import AnyCell, AnyTrial, Cell, Drift, LrSearch, Train
 from tiebreak.design.study import Part
 
-BestLr = Callable[[Sequence[Trial]], float | None]
+BestLr = Callable[[Sequence[AnyTrial]], float | None]
 """The rate that a search found, from its trials; None while one of them has no record."""
 
 
-def not_searched(trials: Sequence[Trial]) -> None:
+def not_searched(trials: Sequence[AnyTrial]) -> None:
     """No search has been recorded."""
     return
 
 
-def with_searched_lr(cells: Sequence[Cell], *, part: Part, best_lr: BestLr) -> tuple[Cell, ...] | None:
+def with_searched_lr(cells: Sequence[AnyCell], *, part: Part, best_lr: BestLr) -> tuple[Cell, ...] | None:
     """The cells with the learning rates that the searches of `part` found.
 
     The search of a cell is the one with its network, data set, precision, optimizer and device. Of several it
@@ -37,8 +37,10 @@ def with_searched_lr(cells: Sequence[Cell], *, part: Part, best_lr: BestLr) -> t
     Raises:
         ConfigError: a cell has no search, or several.
     """
-    found = []
+    found: list[Cell] = []
     for cell in cells:
+        if not isinstance(cell, Cell):
+            raise ConfigError(f"lr_from is for protocol=train and drift, got protocol={cell.protocol}.")
         search = _search_of(cell, part)
         rates = best_lr([trial for trial in part.trials if trial.cell == search])
         if rates is None:
@@ -52,7 +54,10 @@ def with_searched_lr(cells: Sequence[Cell], *, part: Part, best_lr: BestLr) -> t
 def _search_of(cell: Cell, part: Part) -> Cell:
     if not isinstance(cell.measure, Train | Drift):
         raise ConfigError(f"lr_from is for protocol=train and drift, got protocol={cell.measure.protocol}.")
-    alike = [search for search in part.cells if _about(search, part=part) == _about(cell, part=part)]
+    searches = [search for search in part.cells if isinstance(search, Cell)]
+    if len(searches) < len(part.cells):
+        raise ConfigError(f"lr_from: part {part.name} must be of protocol=lr_search, and is not.")
+    alike = [search for search in searches if _about(search, part=part) == _about(cell, part=part)]
     same = [search for search in alike if search.reference == cell.reference]
     native = [search for search in alike if search.reference == NATIVE]
     for chosen in (same, native):

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tiebreak.config.composition import ConfigError, config_folder, readable, refusal
+from tiebreak.config.composition import ConfigError, config_folder, readable, refusal, root_of
 
 
 def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int], *, stopped: int) -> int:
@@ -49,7 +49,8 @@ def multirun(overrides: Sequence[str], task: Callable[[DictConfig], int], *, sto
     os.environ[_FULL_ERROR] = "1"  # or Hydra prints the exception and exits, and the sentence is lost
     sys.argv = ["tiebreak run", "--multirun", *overrides]
     try:
-        hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(point)()
+        root = root_of(overrides)
+        hydra.main(config_path=str(config_folder()), config_name=root, version_base="1.3")(point)()
     except _PointFailed as failed:
         return max(*codes, *failed.args)
     except OSError as error:  # a point raises none

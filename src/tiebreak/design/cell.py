@@ -1,4 +1,4 @@
-"""One point of the design and its name.
+"""One point of the design of the study of max pooling, its name, and the unit of work of every study.
 
 Everything that may move a number is a field of `Cell`; nothing else is. The identity of a cell is a hash
 of *every* field, defaults written out, so the same question has the same record wherever it is asked.
@@ -7,13 +7,13 @@ of *every* field, defaults written out, so the same question has the same record
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from enum import StrEnum
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeAlias
 
+from typing_extensions import TypeVar
+
+from tiebreak.design.any_cell import SCHEMA, AnyCell, plain
 from tiebreak.design.axes import (
     NATIVE,
     DesignError,
@@ -52,6 +52,8 @@ from tiebreak.design.settings import (
 )
 
 __all__ = [
+    "AnyCell",
+    "AnyTrial",
     "Cell",
     "Data",
     "Drift",
@@ -77,15 +79,12 @@ __all__ = [
     "stream_seed",
 ]
 
-SCHEMA = 3
-"""Number of the cell's layout. A new field raises it and brings its migration in `records.migrate`."""
-
 _BLENDED = PoolJacobian(forward=Forward.BLENDED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One point of the design: everything that may move a number.
+class Cell(AnyCell):
+    """One point of the design of max pooling: everything that may move a number.
 
     Args:
         network: what is trained or differentiated.
@@ -101,12 +100,13 @@ class Cell:
         DesignError: a combination that cannot be.
     """
 
+    PROTOCOLS: ClassVar[Mapping[str, type[Measure]]] = MEASURES
+
     network: Network
     data: Data
     precision: Precision
     jacobians: tuple[PoolJacobian, ...]
     measure: Measure
-    execution: Execution = field(default_factory=Execution)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", member(Precision, self.precision, key="precision"))
@@ -195,11 +195,6 @@ class Cell:
             )
 
     @property
-    def protocol(self) -> str:
-        """Name of the protocol."""
-        return self.measure.protocol
-
-    @property
     def reference(self) -> PoolJacobian:
         """The Jacobian that the others are compared with; the only one of an unpaired protocol."""
         return self.jacobians[0]
@@ -207,46 +202,17 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON values, defaults written out."""
         return {
-            "network": _plain(self.network),
-            "data": _plain(self.data),
+            "network": plain(self.network),
+            "data": plain(self.data),
             "precision": str(self.precision),
-            "jacobians": [_plain(jacobian) for jacobian in self.jacobians],
-            "measure": {"protocol": self.protocol, **_plain(self.measure)},
-            "execution": _plain(self.execution),
+            "jacobians": [plain(jacobian) for jacobian in self.jacobians],
+            "measure": {"protocol": self.protocol, **plain(self.measure)},
+            "execution": plain(self.execution),
         }
 
     @classmethod
-    def from_dict(cls, tree: Mapping[str, Any]) -> Cell:
-        """The inverse of `to_dict`.
-
-        No default is filled in: it could differ from the one that the cell was stored with.
-
-        Raises:
-            DesignError: a missing, unknown or impossible field.
-        """
-        try:
-            cell = cls._read(tree)
-        except DesignError:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise DesignError(
-                f"a stored cell does not have the fields of schema {SCHEMA}: {error}."
-            ) from None
-        understood = cell.to_dict()
-        if understood != tree and (strays := sorted(set(_paths(tree)) ^ set(_paths(understood)))):
-            raise DesignError(
-                f"a stored cell does not have the fields of schema {SCHEMA}: "
-                f"{strays[0]} is missing or unknown."
-            )
-        cell.__dict__["canonical"] = _canonical(understood)  # a study of thousands asks each for its id
-        return cell
-
-    @classmethod
-    def _read(cls, tree: Mapping[str, Any]) -> Cell:
+    def _read(cls, tree: Mapping[str, Any]) -> Self:
         measure = dict(tree["measure"])
-        name = measure.pop("protocol")
-        if name not in MEASURES:
-            raise DesignError(f"protocol must be one of {', '.join(MEASURES)}, got {name!r}.")
         if "optimizer" in measure:
             measure["optimizer"] = Optimizer(**measure["optimizer"])
         return cls(
@@ -254,23 +220,13 @@ class Cell:
             data=Data(**tree["data"]),
             precision=tree["precision"],
             jacobians=tuple(PoolJacobian(**item) for item in tree["jacobians"]),
-            measure=MEASURES[name](**measure),
+            measure=cls._read_measure(measure),
             execution=Execution(**tree["execution"]),
         )
 
-    @cached_property
-    def canonical(self) -> str:
-        """The one JSON text of this cell: sorted keys, no spaces, schema number."""
-        return _canonical(self.to_dict())
-
-    @cached_property
-    def id(self) -> str:
-        """First 12 hexadecimal digits of SHA-256 over `canonical`."""
-        return hashlib.sha256(self.canonical.encode()).hexdigest()[:12]
-
     @property
-    def name(self) -> str:
-        """Readable first, unique last: `train.vgg11.cifar10.fp16.bn.sgd.beta100-3c00063419b3`."""
+    def words(self) -> tuple[str, ...]:
+        """The readable parts of the name, the protocol first."""
         parts = [self.protocol, str(self.network.arch), str(self.data.name), str(self.precision)]
         if self.network.batch_norm:
             parts.append("bn")
@@ -278,35 +234,39 @@ class Cell:
         if optimizer is not None:
             parts.append(str(optimizer.name))
         labels = [jacobian.label for jacobian in self.jacobians]
-        parts.append(labels[-1] if len(labels) <= 2 else f"{len(labels)}jacobians")
-        return f"{'.'.join(parts)}-{self.id}"
+        return (*parts, labels[-1] if len(labels) <= 2 else f"{len(labels)}jacobians")
 
     def axes(self) -> dict[str, Any]:
         """The cell as one flat row, for tables; several Jacobians are joined by spaces in `jacobian`."""
         row: dict[str, Any] = {"cell": self.id, "protocol": self.protocol, "precision": str(self.precision)}
-        row |= _plain(self.network)
-        row |= {("data" if key == "name" else key): value for key, value in _plain(self.data).items()}
+        row |= plain(self.network)
+        row |= {("data" if key == "name" else key): value for key, value in plain(self.data).items()}
         row["jacobian"] = " ".join(jacobian.label for jacobian in self.jacobians)
         row["forward"] = str(self.reference.forward)
         if len(self.jacobians) == 1:
             row["beta"] = self.reference.beta
             row["selection"] = str(self.reference.selection)
-        measure = _plain(self.measure)
+        measure = plain(self.measure)
         optimizer = measure.pop("optimizer", None)
         if optimizer is not None:
             row |= {("optimizer" if key == "name" else key): value for key, value in optimizer.items()}
-        return row | measure | _plain(self.execution)
+        return row | measure | plain(self.execution)
+
+
+C = TypeVar("C", bound=AnyCell, default=Cell, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(Generic[C]):
     """The unit of work: one replicate of one cell.
+
+    A `Trial` without more is one of max pooling; who takes those of every study says `AnyTrial`.
 
     A random stream depends on its name and the replicate, never on the cell, so replicate k has the same
     initial weights, batch order and augmentation in every cell and comparisons are paired.
     """
 
-    cell: Cell
+    cell: C
     replicate: int
 
     def __post_init__(self) -> None:
@@ -322,37 +282,11 @@ class Trial:
         return stream_seed(stream, replicate=self.replicate)
 
 
+AnyTrial: TypeAlias = Trial[AnyCell]
+"""A trial of whichever study."""
+
+
 def stream_seed(stream: str, *, replicate: int) -> int:
     """Seed in [0, 2**63) that is a function of the stream's name and the replicate only."""
     digest = hashlib.sha256(f"tiebreak:{stream}:{replicate}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _canonical(tree: Mapping[str, Any]) -> str:
-    return json.dumps({"schema": SCHEMA, **tree}, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(part: Any) -> dict[str, Any]:
-    """The fields of a part of a cell as JSON values; `asdict` copies deeply, ten times as slow."""
-    found = {}
-    for item in fields(part):
-        value = getattr(part, item.name)
-        if isinstance(value, StrEnum):
-            value = str(value)
-        elif isinstance(value, Optimizer):
-            value = _plain(value)
-        found[item.name] = value
-    return found
-
-
-def _paths(tree: Any, path: str = "") -> Iterator[str]:
-    """Where every leaf of a tree of mappings and sequences stands: `jacobians.0.beta`."""
-    if isinstance(tree, Mapping):
-        items = tree.items()
-    elif isinstance(tree, list | tuple):
-        items = enumerate(tree)
-    else:
-        yield path
-        return
-    for key, value in items:
-        yield from _paths(value, f"{path}.{key}" if path else str(key))

@@ -39,8 +39,13 @@ LARGEST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """Fields are checked and brought to their declared type when the object is made."""
+class Checked:
+    """Fields are checked and brought to their declared type when the object is made: 1 becomes 1.0 where a
+    float is declared, "fp16" the member of the enumeration.
+
+    Raises:
+        DesignError: a value that cannot be.
+    """
 
     _prefix: ClassVar[str] = ""
 
@@ -50,7 +55,7 @@ class _Checked:
 
 
 @cache
-def _declared(kind: type[_Checked]) -> tuple[tuple[str, str, Any], ...]:
+def _declared(kind: type[Checked]) -> tuple[tuple[str, str, Any], ...]:
     """Name, key for messages and type of each field; a study of thousands of cells asks for them often."""
     hints = get_type_hints(kind)
     named = ((item.name, item.metadata.get("key", f"{kind._prefix}{item.name}")) for item in fields(kind))
@@ -63,7 +68,7 @@ def _bare(hint: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(_Checked):
+class Network(Checked):
     """A network: architecture, batch norm, stem pool and distribution of the initial weights."""
 
     arch: Arch
@@ -86,7 +91,7 @@ MOST_PIXELS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(_Checked):
+class Data(Checked):
     """A data set as it is fed: batches, augmentation, noise, subset.
 
     Args:
@@ -160,7 +165,7 @@ MOST_RANKS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution(_Checked):
+class Execution(Checked):
     """Where and how the arithmetic runs: these change last bits, so they belong to the cell.
 
     Args:
@@ -187,7 +192,7 @@ class Execution(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer(_Checked):
+class Optimizer(Checked):
     """An optimizer with its schedule.
 
     Args:
@@ -237,11 +242,23 @@ class Optimizer(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(_Checked):
+class AnyMeasure(Checked):
+    """The settings of a protocol, whichever study it is of: a class of its own for each protocol."""
+
+    protocol: ClassVar[str]
+    _prefix: ClassVar[str] = "protocol."
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What tells one measure of the protocol from another in the name of a cell without other axes."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(AnyMeasure):
     """Protocol `noise`: the same backward pass `num_repeats` times on each of `num_batches` batches."""
 
     protocol: ClassVar[str] = "noise"
-    _prefix: ClassVar[str] = "protocol."
 
     num_batches: int = 4
     num_repeats: int = 10
@@ -253,7 +270,7 @@ class Noise(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zones(_Checked):
+class Zones(AnyMeasure):
     """Protocol `zones`: gaps between Jacobians on `num_batches` batches of one initialisation.
 
     Args:
@@ -263,7 +280,6 @@ class Zones(_Checked):
     """
 
     protocol: ClassVar[str] = "zones"
-    _prefix: ClassVar[str] = "protocol."
 
     num_batches: int = 8
     margins: bool = True
@@ -275,7 +291,7 @@ class Zones(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectory(_Checked):
+class Trajectory(AnyMeasure):
     """Protocol `trajectory`: gaps and certified labels along one run of SGD.
 
     The network is trained in fp32 with PyTorch's rule at ties; at each stop its parameters are rounded to the
@@ -290,7 +306,6 @@ class Trajectory(_Checked):
     """
 
     protocol: ClassVar[str] = "trajectory"
-    _prefix: ClassVar[str] = "protocol."
 
     num_epochs: int = 5
     every: int = 1
@@ -309,11 +324,10 @@ class Trajectory(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(_Checked):
+class Train(AnyMeasure):
     """Protocol `train`: `num_epochs` epochs of training with one Jacobian, evaluated after each."""
 
     protocol: ClassVar[str] = "train"
-    _prefix: ClassVar[str] = "protocol."
 
     optimizer: Optimizer = field(default_factory=Optimizer)
     num_epochs: int = 10
@@ -324,11 +338,10 @@ class Train(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift(_Checked):
+class Drift(AnyMeasure):
     """Protocol `drift`: weight distance of runs that differ in the Jacobian only, to the first of them."""
 
     protocol: ClassVar[str] = "drift"
-    _prefix: ClassVar[str] = "protocol."
 
     optimizer: Optimizer = field(default_factory=Optimizer)
     num_epochs: int = 5
@@ -339,14 +352,13 @@ class Drift(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LrSearch(_Checked):
+class LrSearch(AnyMeasure):
     """Protocol `lr_search`: log-uniform search of the learning rate on held-out training images.
 
     The objective is the accuracy on the cell's `data.held_out` images, never the test set.
     """
 
     protocol: ClassVar[str] = "lr_search"
-    _prefix: ClassVar[str] = "protocol."
 
     optimizer: Optimizer = field(default_factory=Optimizer)
     num_epochs: int = 3
@@ -366,23 +378,21 @@ class LrSearch(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroProgram(_Checked):
+class ZeroProgram(AnyMeasure):
     """Protocol `zero_program`: programs that compute 0, and what their derivative comes out as.
 
     It reads the precision, the Jacobians and the execution of a cell, and neither network nor data.
     """
 
     protocol: ClassVar[str] = "zero_program"
-    _prefix: ClassVar[str] = "protocol."
 
 
 @dataclass(frozen=True, kw_only=True)
-class TieMap(_Checked):
+class TieMap(AnyMeasure):
     """Protocol `tie_map`: the tied windows of the first `num_images` training images, and of each pool of the
     network that they are fed to."""
 
     protocol: ClassVar[str] = "tie_map"
-    _prefix: ClassVar[str] = "protocol."
 
     num_images: int = 1
 
@@ -392,7 +402,7 @@ class TieMap(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormPool(_Checked):
+class NormPool(AnyMeasure):
     """Protocol `norm_pool`: gaps between two derivatives of norm pooling at windows of zeros.
 
     Args:
@@ -402,7 +412,6 @@ class NormPool(_Checked):
     """
 
     protocol: ClassVar[str] = "norm_pool"
-    _prefix: ClassVar[str] = "protocol."
 
     num_batches: int = 8
     gradient_at_zero: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tiebreak.design.axes import DesignError, whole_number
-from tiebreak.design.cell import Cell, Trial
+from tiebreak.design.cell import AnyCell, AnyTrial, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Part:
     """Cells of one protocol that are read together, each repeated `num_replicates` times."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[AnyCell, ...]
     num_replicates: int
 
     def __post_init__(self) -> None:
@@ -24,7 +24,7 @@ class Part:
         whole_number(self.num_replicates, key=f"part {self.name}: replicates", least=1)
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[AnyTrial, ...]:
         """Replicate by replicate, so that an unfinished study is balanced over its cells."""
         return tuple(
             Trial(cell=cell, replicate=replicate)
@@ -56,7 +56,7 @@ class Study:
                 raise DesignError(f"{self.name} has two parts named {name}. Give each its own name.")
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[AnyTrial, ...]:
         """Every trial once, in the order of the parts."""
         unique = {trial.id: trial for part in self.parts for trial in part.trials}
         return tuple(unique.values())

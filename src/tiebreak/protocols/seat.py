@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiebreak.design.axes import DesignError
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 
 TIMEOUT_VARIABLE = "TIEBREAK_RANK_TIMEOUT_SECONDS"
 """The environment variable that says how long a rank waits for the others."""
@@ -58,7 +58,7 @@ def seat_from_torchrun(environment: Mapping[str, str] = os.environ) -> Seat | No
     return Seat(rank=rank, size=size, local=local, num_local=num_local)
 
 
-def seat_for(trial: Trial, environment: Mapping[str, str] = os.environ) -> Seat | None:
+def seat_for(trial: AnyTrial, environment: Mapping[str, str] = os.environ) -> Seat | None:
     """The seat that torchrun gave this process in the training of `trial`; None without torchrun.
 
     Raises:

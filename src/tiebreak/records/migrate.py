@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tiebreak.design.cell import SCHEMA, Cell
+from tiebreak.design.cell import SCHEMA, AnyCell
 from tiebreak.records.durable import RecordError
 
 
@@ -107,10 +107,10 @@ def identity(cell: Mapping[str, Any], *, schema: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def former_ids(cell: Cell, *, migrations: Mapping[int, Migration] = MIGRATIONS) -> Iterator[str]:
+def former_ids(cell: AnyCell, *, migrations: Mapping[int, Migration] = MIGRATIONS) -> Iterator[str]:
     """The ids that the cell had at older schemas, the youngest first."""
     tree: dict[str, Any] | None = cell.to_dict()
-    for schema in range(SCHEMA - 1, 0, -1):
+    for schema in range(SCHEMA - 1, cell.SINCE - 1, -1):
         if schema not in migrations or (tree := migrations[schema].backward(tree)) is None:
             return
         yield identity(tree, schema=schema)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tiebreak.design.axes import DesignError
-from tiebreak.design.cell import SCHEMA, Cell, Trial
+from tiebreak.design.cell import SCHEMA, AnyCell, AnyTrial, Trial
+from tiebreak.design.stored import read_cell
 from tiebreak.records.durable import RecordError
 from tiebreak.records.migrate import MIGRATIONS, Migration, identity, migrated
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Scalar
@@ -53,7 +54,7 @@ class Record:
 
     """
 
-    trial: Trial
+    trial: AnyTrial
     provenance: Mapping[str, Any]
     rows: tuple[Row, ...]
     outcome: Outcome
@@ -135,7 +136,7 @@ def parse(
     content: bytes,
     *,
     place: str | None = None,
-    known: Cell | None = None,
+    known: AnyCell | None = None,
     migrations: Mapping[int, Migration] = MIGRATIONS,
 ) -> Record:
     """Read a record back; an older one gets its cell brought to the present schema, its rows as they are.
@@ -219,9 +220,9 @@ def row_from_json(line: str) -> Row:
     return _row_from_tree(json.loads(line, parse_constant=_refuse))
 
 
-def _present_cell(tree: Mapping[str, Any], schema: int, migrations: Mapping[int, Migration]) -> Cell:
+def _present_cell(tree: Mapping[str, Any], schema: int, migrations: Mapping[int, Migration]) -> AnyCell:
     try:
-        return Cell.from_dict(migrated(tree, schema=schema, migrations=migrations))
+        return read_cell(migrated(tree, schema=schema, migrations=migrations))
     except DesignError as error:
         raise CorruptRecord(f"its cell cannot be: {error}") from error
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.design.axes import DesignError
-from tiebreak.design.cell import SCHEMA, Cell, Trial
+from tiebreak.design.cell import SCHEMA, AnyCell, AnyTrial
+from tiebreak.design.stored import read_cell
 from tiebreak.design.study import Part, Study
 from tiebreak.records.durable import (
     TEMPORARY,
@@ -83,7 +84,7 @@ class RecordStore:
         self._notice = notice
         self._migrations = migrations
 
-    def path(self, trial: Trial) -> Path:
+    def path(self, trial: AnyTrial) -> Path:
         """The file of a trial's record, whether or not it is there.
 
         A record of an older schema still lies under the id that the cell had then, and is found there.
@@ -95,14 +96,14 @@ class RecordStore:
                     return old
         return home
 
-    def _place(self, identity: str, trial: Trial) -> Path:
+    def _place(self, identity: str, trial: AnyTrial) -> Path:
         return self.root / "records" / identity / f"{trial.replicate:04d}.jsonl"
 
-    def attempts_folder(self, trial: Trial) -> Path:
+    def attempts_folder(self, trial: AnyTrial) -> Path:
         """The folder beside the record that keeps how each attempt at the trial went."""
         return attempts_of(trial.id, root=self.root)
 
-    def read(self, trial: Trial) -> Record | None:
+    def read(self, trial: AnyTrial) -> Record | None:
         """The record of a trial; None if there is none or it was damaged and has been set aside.
 
         Raises:
@@ -111,7 +112,7 @@ class RecordStore:
         """
         return self._read(self.path(trial), known=trial.cell)
 
-    def is_done(self, trial: Trial) -> bool:
+    def is_done(self, trial: AnyTrial) -> bool:
         """Whether an undamaged record stands: its sum is checked, its rows are not read.
 
         Raises:
@@ -129,7 +130,7 @@ class RecordStore:
             return False
         return True
 
-    def ending(self, trial: Trial) -> Ended | None:
+    def ending(self, trial: AnyTrial) -> Ended | None:
         """How a trial ended, from the last line of its record alone; None if it has none or it is damaged.
 
         Raises:
@@ -178,7 +179,7 @@ class RecordStore:
             if record is not None and self.path(record.trial) == path:  # else a later copy stands for it
                 yield record
 
-    def reopen(self, trial: Trial, *, outcome: OutcomeKind = OutcomeKind.FAILED) -> bool:
+    def reopen(self, trial: AnyTrial, *, outcome: OutcomeKind = OutcomeKind.FAILED) -> bool:
         """Set the record of a trial that ended so aside, so that it is run again.
 
         It is kept among the attempts as `<outcome>-<number of the last attempt before it>.jsonl`; those
@@ -200,7 +201,7 @@ class RecordStore:
                 return False  # another process was faster
         return True
 
-    def set_aside_as(self, trial: Trial) -> OutcomeKind | None:
+    def set_aside_as(self, trial: AnyTrial) -> OutcomeKind | None:
         """The outcome in the last record of a trial that `reopen` set aside; None if it set none aside."""
         found = []
         for path in self.attempts_folder(trial).glob("*-*.jsonl"):
@@ -316,7 +317,7 @@ class RecordStore:
             if not path.name.startswith(TEMPORARY)
         )
 
-    def _read(self, path: Path, *, known: Cell | None = None) -> Record | None:
+    def _read(self, path: Path, *, known: AnyCell | None = None) -> Record | None:
         found = _content(path)
         if found is None:
             return None
@@ -373,7 +374,7 @@ def _study_from_tree(tree: Mapping[str, Any], migrations: Mapping[int, Migration
             "Update tiebreak to read it."
         )
     cells = {
-        identity: Cell.from_dict(migrated(cell, schema=tree["schema"], migrations=migrations))
+        identity: read_cell(migrated(cell, schema=tree["schema"], migrations=migrations))
         for identity, cell in tree["cells"].items()
     }
     if tree["schema"] == SCHEMA and any(identity != cell.id for identity, cell in cells.items()):

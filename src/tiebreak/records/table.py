@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tiebreak.design.axes import DesignError
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.design.study import Part, Study
 from tiebreak.records.durable import RecordError
 from tiebreak.records.record import Record
@@ -31,7 +31,7 @@ class ReadOnce:
         self._store = store
         self._known: dict[str, Record | None] = {}
 
-    def read(self, trial: Trial) -> Record | None:
+    def read(self, trial: AnyTrial) -> Record | None:
         """As `RecordStore.read` says it, at the first time."""
         if trial.id not in self._known:
             self._known[trial.id] = self._store.read(trial)
@@ -133,7 +133,7 @@ def rows_frame(
 
 def _records(
     store: RecordStore | ReadOnce, study: Study | Part, *, pool_devices: bool, pool_versions: bool
-) -> list[tuple[Trial, Record | None]]:
+) -> list[tuple[AnyTrial, Record | None]]:
     pairs = [(trial, store.read(trial)) for trial in study.trials]
     # A failed trial measured nothing.
     measured = [
@@ -170,7 +170,7 @@ def _require_one(origins: Counter[str], trouble: str, advice: str) -> None:
         raise PoolingError(f"{trouble}: {listed}. Last bits differ between them. {advice}")
 
 
-def _trial_row(trial: Trial, record: Record | None, axes: Mapping[str, Any]) -> dict[str, Any]:
+def _trial_row(trial: AnyTrial, record: Record | None, axes: Mapping[str, Any]) -> dict[str, Any]:
     provenance = record.provenance if record else {}
     outcome = record.outcome if record else None
     return {

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tiebreak.report.certified_answers import certified_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
+from tiebreak.report.scoreboard import scoreboard_sentences
 from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
 from tiebreak.report.wording import beta_words, count, listed, of_context, percent
 from tiebreak.report.zones import Threshold
@@ -49,6 +50,8 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
     if "train" in protocols and accuracy is not None and has_run:
         sentences.append(arms_sentence(accuracy, tables.get("forward_arm")))
         sentences += accuracy_sentence(accuracy, tables.get("pairs"))
+    if "statements" in tables:
+        sentences += scoreboard_sentences(tables["statements"])
     if "noise" in tables:
         sentences.append(_noise(tables["noise"]))
     return sentences or ["There is no evidence yet: no trial of this study has a record."]

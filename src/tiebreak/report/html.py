@@ -18,6 +18,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from tiebreak.design.cell import AnyCell, Cell
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
@@ -110,7 +111,8 @@ def page(
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     trials = tables["trials"]
     outcomes = {word: int((trials["outcome"] == kind).sum()) for kind, word in _WORDS.items()}
-    protocols = list(dict.fromkeys(trial.cell.protocol for trial in study.trials))
+    cells = {trial.id: trial.cell for trial in study.trials}
+    protocols = list(dict.fromkeys(cell.protocol for cell in cells.values()))
     shown = [kind for kind in FIGURES if (figures_folder / f"{kind.name}.png").exists()]
     behind = {kind.table for kind in shown} | {"trials", "epochs"}
     return template.render(
@@ -138,7 +140,8 @@ def page(
         downloads=[_download(name, tables, index) for name in tables],
         provenance=index["trials"],
         commands=_commands(study.name, results_root, made=index["trials"]),
-        records=[_record(row, records_link) for row in trials.to_dict("records")],
+        records=[_record(row, records_link, cell=cells[row["trial"]]) for row in trials.to_dict("records")],
+        has_pools=any(isinstance(cell, Cell) for cell in cells.values()),
     )
 
 
@@ -192,16 +195,19 @@ def _cell(column: str, value: Any) -> dict[str, Any]:
     return {"text": "–", "sort": "nan", "number": True, "address": False}
 
 
-def _record(row: Mapping[Any, Any], link: str) -> dict[str, Any]:
-    cell, replicate = str(row["trial"]).split("/")
-    path = f"records/{cell}/{replicate}.jsonl"
+def _record(row: Mapping[Any, Any], link: str, *, cell: AnyCell) -> dict[str, Any]:
+    path = f"records/{row['trial']}.jsonl"
     return {
         "trial": row["trial"],
         "outcome": _WORDS[row["outcome"]],
         "reason": row["reason"] if isinstance(row["reason"], str) else "",
         "path": path,
         "href": None if row["outcome"] == MISSING else quote(f"{link}/{path}"),
-        "name": ", ".join(str(row[name]) for name in ("protocol", "data", "arch", "precision", "jacobian")),
+        "name": ", ".join(
+            [str(row[name]) for name in ("protocol", "data", "arch", "precision", "jacobian")]
+            if isinstance(cell, Cell)
+            else cell.words
+        ),
     }
 
 

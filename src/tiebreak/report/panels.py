@@ -13,20 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tiebreak.design.axes import Forward
-from tiebreak.design.cell import (
-    Data,
-    Drift,
-    Execution,
-    LrSearch,
-    Network,
-    Noise,
-    NormPool,
-    Optimizer,
-    TieMap,
-    Train,
-    Trajectory,
-    Zones,
-)
+from tiebreak.design.cell import Data, Execution, Network, Optimizer
+from tiebreak.design.stored import FAMILIES
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.style import DIVERGED, MUTED, PAGE_INCHES
 from tiebreak.report.wording import beta_words
@@ -40,7 +28,7 @@ _BOLD_POINTS = 5.4  # of a letter in the name of a panel
 
 def axis_names() -> tuple[str, ...]:
     """Columns of a table that are axes of the design, the most telling first."""
-    protocols = (Noise, Zones, Trajectory, Train, Drift, LrSearch, NormPool, TieMap)
+    protocols = (kind for family in FAMILIES for kind in family.PROTOCOLS.values())
     kinds = (Network, Data, Optimizer, *protocols, Execution)
     declared = (item.name for kind in kinds for item in fields(kind))
     named = ("data", "arch", "batch_norm", "optimizer", *_RULE)

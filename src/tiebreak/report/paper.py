@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tiebreak.design.cell import Cell
+from tiebreak.design.cell import AnyCell, Cell
 from tiebreak.design.study import Part, Study
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING
@@ -174,8 +174,8 @@ def _plan(studies: Sequence[Study], measured: Mapping[str, bool], root: Path) ->
                 "study": study.name,
                 "part": part.name,
                 "protocol": " ".join(sorted({cell.protocol for cell in part.cells})),
-                "archs": " ".join(sorted({str(cell.network.arch) for cell in part.cells})),
-                "datas": " ".join(sorted({source_of(cell) for cell in part.cells})),
+                "archs": " ".join(sorted({str(cell.network.arch) for cell in pools})),
+                "datas": " ".join(sorted({source_of(cell) for cell in pools})),
                 "num_cells": len(part.cells),
                 "num_trials": len(part.trials),
                 "num_done": sum(measured[trial.id] for trial in part.trials),
@@ -190,6 +190,7 @@ def _plan(studies: Sequence[Study], measured: Mapping[str, bool], root: Path) ->
             }
             for study in studies
             for part in study.parts
+            for pools in [[cell for cell in part.cells if isinstance(cell, Cell)]]
         ]
     )
 
@@ -218,7 +219,7 @@ def _members(studies: Sequence[Study], measured: Mapping[str, bool]) -> pd.DataF
 
 def _by_protocol_and_device(studies: Sequence[Study], have: set[str]) -> list[Study]:
     """The cells with a record, once each, as a study for each protocol and kind of device."""
-    chosen: dict[tuple[str, str], dict[str, tuple[Cell, int]]] = {}
+    chosen: dict[tuple[str, str], dict[str, tuple[AnyCell, int]]] = {}
     for study in studies:
         for part in study.parts:
             for cell in part.cells:

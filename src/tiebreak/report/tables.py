@@ -12,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from tiebreak.design.correctness import Statement
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
 from tiebreak.report.order import COARSE_TO_FINE
+from tiebreak.report.scoreboard import statement_table
 from tiebreak.report.stats import bootstrap_mean
 from tiebreak.report.training import accuracy_table, forward_table, pair_table, run_table
 from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
@@ -32,6 +34,7 @@ ROW_KINDS = {
     "zero_program": ("zero",),
     "tie_map": ("image", "tie_window"),
     "norm_pool": ("norm_gap",),
+    "correctness": ("statement",),
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
@@ -254,6 +257,8 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables["noise"] = noise_table(noise)
     if len(drift := frames.of("drift")):
         tables["drift"] = drift_table(drift)
+    if len(statements := frames.of("statement")):
+        tables |= {"statements": statement_table(statements), "statement_networks": statements}
     if len(best := frames.of("best")):
         tables["lr_search"] = lr_search_table(frames.of("candidate"), best)
     return {
@@ -285,9 +290,12 @@ def in_order(table: pd.DataFrame, *, axes: Iterable[str] = ()) -> pd.DataFrame:
     others = [name for name in axes if name not in _ORDER]
     at = _ORDER.index("precision")
     names = [name for name in (*_ORDER[:at], *others, *_ORDER[at:]) if name in table.columns]
-    ranks = {name: rank for rank, name in enumerate(COARSE_TO_FINE)}
+    ranks = {
+        "precision": {name: rank for rank, name in enumerate(COARSE_TO_FINE)},
+        "statement": {str(name): rank for rank, name in enumerate(Statement)},
+    }
 
     def rank(column: pd.Series) -> pd.Series:
-        return column.map(ranks) if column.name == "precision" else column
+        return column.map(ranks[str(column.name)]) if column.name in ranks else column
 
     return table.sort_values(names, key=rank, kind="stable", na_position="last").reset_index(drop=True)

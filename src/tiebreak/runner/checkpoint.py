@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import explained, replace
 from tiebreak.records.record import row_from_json, row_to_json
 from tiebreak.records.session import Checkpoint, Row
@@ -54,11 +54,11 @@ class CheckpointStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def path(self, trial: Trial) -> Path:
+    def path(self, trial: AnyTrial) -> Path:
         """The file of a trial's checkpoint, whether or not it is there."""
         return self.root / trial.cell.id / f"{trial.replicate:04d}" / "checkpoint.safetensors"
 
-    def write(self, trial: Trial, saved: Saved) -> None:
+    def write(self, trial: AnyTrial, saved: Saved) -> None:
         """Keep a checkpoint in place of the last one; tensors are copied to the CPU, bit for bit.
 
         Raises:
@@ -84,7 +84,7 @@ class CheckpointStore:
         metadata = {"tiebreak": text, "rows": rows, "sha256": _digest(tensors, text, rows)}
         replace(self.path(trial), save(tensors, metadata=metadata))
 
-    def read(self, trial: Trial, *, note: Callable[[str], None]) -> Saved | None:
+    def read(self, trial: AnyTrial, *, note: Callable[[str], None]) -> Saved | None:
         """The checkpoint of a trial; None if there is none, or it is damaged, which is told to `note`.
 
         Raises:
@@ -102,7 +102,7 @@ class CheckpointStore:
             note(f"The checkpoint {path} is damaged ({damage}); trial {trial.id} starts from the beginning.")
             return None
 
-    def remove(self, trial: Trial) -> None:
+    def remove(self, trial: AnyTrial) -> None:
         """Forget the checkpoint of a trial, if there is one.
 
         Raises:
@@ -115,7 +115,7 @@ class CheckpointStore:
             folder.parent.rmdir()
 
 
-def _parse(content: bytes, *, trial: Trial) -> Saved:
+def _parse(content: bytes, *, trial: AnyTrial) -> Saved:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.store import attempts_of
 from tiebreak.runner.attempt import LOG_VARIABLE, Ending
@@ -63,7 +63,7 @@ class WorkerPlan:
 
 
 def plan_workers(
-    launch: Launch, jobs: Sequence[Job], *, name: str, trials: Sequence[Trial], gpus: Sequence[str] = ()
+    launch: Launch, jobs: Sequence[Job], *, name: str, trials: Sequence[AnyTrial], gpus: Sequence[str] = ()
 ) -> list[WorkerPlan]:
     """A plan for each job, the GPUs shared out in turn: as many to each as its trials have ranks.
 

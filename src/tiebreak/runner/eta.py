@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tiebreak.design.cell import Cell, Trial
+from tiebreak.design.cell import AnyCell, AnyTrial, Cell
 
 
 class Eta:
@@ -12,6 +12,7 @@ class Eta:
 
     A trial is estimated by the mean over its own cell, else over cells that agree in protocol, network, data,
     precision and settings, else in protocol, architecture and data, else in protocol, else over everything.
+    A cell without network and data has its own mean, that of its protocol, and that of everything.
 
     Example:
         >>> eta = Eta()
@@ -22,13 +23,13 @@ class Eta:
     def __init__(self) -> None:
         self._sums: dict[tuple[object, ...], tuple[float, int]] = {}
 
-    def add(self, cell: Cell, *, elapsed_seconds: float) -> None:
+    def add(self, cell: AnyCell, *, elapsed_seconds: float) -> None:
         """Take in a measured trial."""
         for key in _keys(cell):
             total, count = self._sums.get(key, (0.0, 0))
             self._sums[key] = (total + elapsed_seconds, count + 1)
 
-    def trial_seconds(self, cell: Cell) -> float | None:
+    def trial_seconds(self, cell: AnyCell) -> float | None:
         """What a trial of this cell will take; None while nothing was measured."""
         for key in _keys(cell):
             if key in self._sums:
@@ -37,7 +38,7 @@ class Eta:
         return None
 
     def seconds_left(
-        self, trials: Iterable[Trial], *, workers: int, shares_done: Mapping[str, float] | None = None
+        self, trials: Iterable[AnyTrial], *, workers: int, shares_done: Mapping[str, float] | None = None
     ) -> float | None:
         """Wall time until these trials are done.
 
@@ -63,7 +64,9 @@ class Eta:
         return max(sum(left) / max(1, min(workers, len(left))), max(left)) if left else 0.0
 
 
-def _keys(cell: Cell) -> list[tuple[object, ...]]:
+def _keys(cell: AnyCell) -> list[tuple[object, ...]]:
+    if not isinstance(cell, Cell):
+        return [("cell", cell.id), (cell.protocol,), ()]
     network, data, protocol = cell.network, cell.data, cell.protocol
     alike = (protocol, network, data, cell.precision, cell.measure, len(cell.jacobians), cell.execution)
     return [("cell", cell.id), alike, (protocol, network.arch, data.name), (protocol,), ()]

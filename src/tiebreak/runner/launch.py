@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError, create, explained, make_folder
 from tiebreak.records.durable import replace as write_in_place
 from tiebreak.records.provenance import utc_now
@@ -69,7 +69,7 @@ class Launch:
         """The file of the trials of a stage; later stages have theirs once they are composed."""
         return self.folder / ("manifest.jsonl" if stage == 1 else f"manifest-{stage}.jsonl")
 
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[AnyTrial]:
         """The trials of all stages composed so far.
 
         Raises:
@@ -110,7 +110,7 @@ def new_launch(
     results: Path,
     *,
     study: str,
-    trials: Sequence[Trial],
+    trials: Sequence[AnyTrial],
     launcher: str,
     settings: Mapping[str, Any] | None = None,
     waiting: Sequence[str] = (),

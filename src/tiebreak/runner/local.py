@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
@@ -35,7 +35,7 @@ class Summary:
     total: int
     done_before: int
     outcomes: dict[OutcomeKind, int] = field(default_factory=dict)
-    left: tuple[Trial, ...] = ()
+    left: tuple[AnyTrial, ...] = ()
     stopped: bool = False
 
     @property
@@ -58,7 +58,7 @@ class Summary:
 
 
 def run_study(
-    trials: Sequence[Trial],
+    trials: Sequence[AnyTrial],
     *,
     study: str,
     store: RecordStore,

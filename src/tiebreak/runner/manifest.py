@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tiebreak.design.axes import DesignError
-from tiebreak.design.cell import Cell, Trial
+from tiebreak.design.cell import AnyCell, AnyTrial, Trial
+from tiebreak.design.stored import read_cell
 from tiebreak.records.durable import RecordError, explained, replace
 
 
-def write_manifest(path: Path, trials: Iterable[Trial]) -> None:
+def write_manifest(path: Path, trials: Iterable[AnyTrial]) -> None:
     """Write the trials down, every cell resolved: what is edited later changes nothing.
 
     Raises:
@@ -24,7 +25,7 @@ def write_manifest(path: Path, trials: Iterable[Trial]) -> None:
     replace(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def read_manifest(path: Path) -> list[Trial]:
+def read_manifest(path: Path) -> list[AnyTrial]:
     """The trials of a manifest.
 
     Raises:
@@ -35,13 +36,13 @@ def read_manifest(path: Path) -> list[Trial]:
             lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise RecordError(f"There is no manifest {path}. Plan the study again to write one.") from None
-    cells: dict[str, Cell] = {}  # replicates of a cell share one object
-    trials = []
+    cells: dict[str, AnyCell] = {}  # replicates of a cell share one object
+    trials: list[AnyTrial] = []
     for number, line in enumerate(lines, start=1):
         try:
             tree = json.loads(line)
             stated = tree["trial"].partition("/")[0]
-            cell = cells.get(stated) or cells.setdefault(stated, Cell.from_dict(tree["cell"]))
+            cell = cells.get(stated) or cells.setdefault(stated, read_cell(tree["cell"]))
             trial = Trial(cell=cell, replicate=tree["replicate"])
             if trial.id != tree["trial"]:
                 raise DesignError(f"it states {tree['trial']} and is {trial.id}")

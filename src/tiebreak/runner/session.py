@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.design.axes import UserError
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import SETTLED, Origin, collect, utc_now
 from tiebreak.records.record import Record, row_to_json
@@ -33,11 +33,11 @@ from tiebreak.runner.events import (
 )
 from tiebreak.tracking.told import Told
 
-Measure = Callable[[Trial, Session], Outcome]
+Measure = Callable[[AnyTrial, Session], Outcome]
 _PROGRESS_SECONDS = 0.2
 
 
-def origin_of(trial: Trial, *, origin: Origin | None = None, kernel: str = "") -> Mapping[str, Any]:
+def origin_of(trial: AnyTrial, *, origin: Origin | None = None, kernel: str = "") -> Mapping[str, Any]:
     """The provenance of a trial that this process measures.
 
     Args:
@@ -79,7 +79,7 @@ class Bench:
     checkpoints: CheckpointStore
     measure: Measure
     data_root: Path
-    provenance: Callable[[Trial], Mapping[str, Any]] = origin_of
+    provenance: Callable[[AnyTrial], Mapping[str, Any]] = origin_of
     on_event: Listener = ignore
     stop: Callable[[], Ending | None] = lambda: None
     checkpoint_every_seconds: float = 30.0
@@ -92,7 +92,7 @@ class AttemptFailed(Exception):  # noqa: N818 - the trial may yet succeed
     """An attempt failed and is not made again in this process; the message says how to go on."""
 
 
-def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
+def run_trial(trial: AnyTrial, *, bench: Bench) -> Outcome:
     """Run a trial to its record, or return the outcome that stands.
 
     An attempt that raises is made again from the last checkpoint. After two exceptions, or five attempts that
@@ -129,7 +129,7 @@ def run_trial(trial: Trial, *, bench: Bench) -> Outcome:
             bench.on_event(Note(text=text))
 
 
-def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
+def _attempt(trial: AnyTrial, *, claim: Claim, bench: Bench) -> str:
     """Measure and record once; returns the exception in words if there was one, else nothing."""
     session = _Attempt(trial, claim=claim, bench=bench)
     ending, reason, trace = Ending.SUPERSEDED, "", ""
@@ -167,7 +167,7 @@ def _attempt(trial: Trial, *, claim: Claim, bench: Bench) -> str:
     return reason
 
 
-def _give_up(trial: Trial, reason: str, *, bench: Bench) -> None:
+def _give_up(trial: AnyTrial, reason: str, *, bench: Bench) -> None:
     outcome = Outcome(kind=OutcomeKind.FAILED, reason=reason)
     now = utc_now()
     provenance = {**bench.provenance(trial), "started": now, "ended": now}
@@ -195,7 +195,7 @@ def _impersonal(text: str, *, bench: Bench) -> str:
 class _Attempt:
     """The session of one attempt; see `tiebreak.records.session.Session`."""
 
-    def __init__(self, trial: Trial, *, claim: Claim, bench: Bench) -> None:
+    def __init__(self, trial: AnyTrial, *, claim: Claim, bench: Bench) -> None:
         self._trial = trial
         self._claim = claim
         self._bench = bench

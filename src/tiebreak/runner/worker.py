@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TextIO
 
 from tiebreak.design.axes import UserError
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.provenance import Origin
 from tiebreak.records.session import Stopped
@@ -120,7 +120,7 @@ def main_loop(
     """
     origin, kernel = Origin(), cache(kernel)
 
-    def provenance(trial: Trial) -> Mapping[str, Any]:
+    def provenance(trial: AnyTrial) -> Mapping[str, Any]:
         return origin_of(trial, origin=origin, kernel=kernel())
 
     with stop_on_signals() as stop:
@@ -149,7 +149,7 @@ def main_loop(
     return DONE
 
 
-def in_turn(trials: Sequence[Trial], *, index: int, of: int) -> list[Trial]:
+def in_turn(trials: Sequence[AnyTrial], *, index: int, of: int) -> list[AnyTrial]:
     """The trials in the order in which worker `index` of `of` takes them: its own share, then the rest.
 
     Raises:
@@ -161,14 +161,14 @@ def in_turn(trials: Sequence[Trial], *, index: int, of: int) -> list[Trial]:
     return mine + [trial for place, trial in enumerate(trials) if place % of != index]
 
 
-def _work(trials: list[Trial], *, bench: Bench, wait: Callable[[float], bool]) -> None:
+def _work(trials: list[AnyTrial], *, bench: Bench, wait: Callable[[float], bool]) -> None:
     """Run what can be run; ends when a whole pass found only trials that others hold.
 
     Of a holder on another machine only the heartbeat is seen: one that died a moment ago looks alive. Such
     trials are looked at again until their holders have shown life or lost the trial.
     """
     while trials:
-        held: list[Trial] = []
+        held: list[AnyTrial] = []
         is_elsewhere = False
         begun = time.monotonic()
         for trial in trials:
@@ -188,7 +188,7 @@ def _work(trials: list[Trial], *, bench: Bench, wait: Callable[[float], bool]) -
 
 
 def _someone_died(
-    trials: Sequence[Trial], *, bench: Bench, wait: Callable[[float], bool], since: float
+    trials: Sequence[AnyTrial], *, bench: Bench, wait: Callable[[float], bool], since: float
 ) -> bool:
     """Whether, of these trials held by others, one becomes free before each holder has shown life anew."""
     silent = {trial: Attempts(bench.store.attempts_folder(trial), trial=trial.id) for trial in trials}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tiebreak.design.correctness import Statement
 from tiebreak.theory.activations import Rules
 from tiebreak.theory.enumeration import count
 from tiebreak.theory.linear_programs import Vector
@@ -23,11 +24,11 @@ Holds = Callable[[Network, Vector, Judgement], bool | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What a check saw.
+    """What a check saw on a network.
 
     Args:
-        points: pairs of a point and rules that were looked at.
-        violations: of the statement.
+        points: points, or pairs of a point and rules, that were looked at.
+        violations: of the statement; of one about a count or a share there is at most one a network.
         witness: the first violation in words, or "".
     """
 
@@ -36,41 +37,38 @@ class Tally:
     witness: str
 
 
+@dataclass(frozen=True)
+class Ground:
+    """A network on which a statement is tried.
+
+    Args:
+        network: any.
+        machine: what its parameters are.
+        run: the trial.
+    """
+
+    network: Network
+    machine: MachineSet
+    run: Callable[[], Tally]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """A statement and how it is tried.
 
     Args:
+        statement: its name.
         theorem: its label in docs/theory.md.
-        statement: in words.
-        networks: names of the networks it is tried on.
-        is_control: whether it is false, and has to be found so.
-        run: the trial.
+        words: what it states.
+        is_control: whether it is false, and has to be found so on one of its grounds.
+        grounds: where it is tried.
     """
 
+    statement: Statement
     theorem: str
-    statement: str
-    networks: tuple[str, ...]
+    words: str
     is_control: bool
-    run: Callable[[], Tally]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A check and what it saw.
-
-    Args:
-        check: what was tried.
-        tally: what was seen.
-    """
-
-    check: Check
-    tally: Tally
-
-    @property
-    def is_as_it_must_be(self) -> bool:
-        """No violation of a theorem; at least one of a control."""
-        return self.tally.points > 0 and (self.tally.violations > 0) == self.check.is_control
+    grounds: tuple[Ground, ...]
 
 
 def touched_points(network: Network, machine: MachineSet) -> Iterator[Vector]:
@@ -85,81 +83,67 @@ def touched_points(network: Network, machine: MachineSet) -> Iterator[Vector]:
             yield point
 
 
-def over_points(places: Sequence[Place], rules: Sequence[Rules], holds: Holds) -> Tally:
+def over_points(network: Network, machine: MachineSet, *, rules: Sequence[Rules], holds: Holds) -> Tally:
     """Ask at every touched point, under every rule of AD, whether a statement holds.
 
     Args:
-        places: where.
+        network: where.
+        machine: M.
         rules: of AD.
         holds: the statement.
     """
-
-    def answers() -> Iterator[tuple[bool | None, str]]:
-        for network, machine in places:
-            for point in touched_points(network, machine):
-                known = cells(network, point)
-                for rule in rules:
-                    found = judge(network, point, rules=rule, known=known)
-                    yield holds(network, point, found), _words(network, point, rule)
-
-    return _tally(answers())
-
-
-def _tally(answers: Iterator[tuple[bool | None, str]]) -> Tally:
     points = violations = 0
     witness = ""
-    for holds, words in answers:
-        if holds is None:
-            continue
-        points += 1
-        if not holds:
-            violations += 1
-            witness = witness or words
+    for point in touched_points(network, machine):
+        known = cells(network, point)
+        for rule in rules:
+            answer = holds(network, point, judge(network, point, rules=rule, known=known))
+            if answer is None:
+                continue
+            points += 1
+            if not answer:
+                violations += 1
+                witness = witness or _words(network, point, rule)
     return Tally(points=points, violations=violations, witness=witness)
 
 
-def _words(network: Network, point: Vector, rules: Rules | None = None) -> str:
+def _words(network: Network, point: Vector, rules: Rules) -> str:
     at = ", ".join(f"{name} = {value}" for name, value in zip(network.parameters, point, strict=True))
-    return f"{network.name} at {at}" + (f" (proxy {rules})" if rules else "")
+    return f"{network.name} at {at} (proxy {rules})"
 
 
-def share_at_most(
-    places: Sequence[Place], bound: Callable[[Network, MachineSet], Fraction], *, rules: Rules
-) -> Tally:
+def share_at_most(network: Network, machine: MachineSet, *, bound: Fraction, rules: Rules) -> Tally:
     """Count the points that are singular or wrong, and compare their share with a bound.
 
     Args:
-        places: where.
+        network: where.
+        machine: M.
         bound: of the share.
         rules: of AD.
     """
-    points = violations = 0
-    witness = ""
-    for network, machine in places:
-        found = count(network, machine, rules=rules)
-        failing = found.not_differentiable + found.incorrect
-        points += found.points
-        if Fraction(failing, found.points) > bound(network, machine):
-            violations += 1
-            most = bound(network, machine) * found.points
-            witness = witness or f"{network.name}: {failing} points of at most {most}"
-    return Tally(points=points, violations=violations, witness=witness)
+    found = count(network, machine, rules=rules)
+    failing = found.not_differentiable + found.incorrect
+    if Fraction(failing, found.points) <= bound:
+        return Tally(points=found.points, violations=0, witness="")
+    most = bound * found.points
+    return Tally(
+        points=found.points, violations=1, witness=f"{network.name}: {failing} points of at most {most}"
+    )
 
 
-def counts_equal(places: Sequence[tuple[Network, MachineSet, Rules, tuple[int, int]]]) -> Tally:
+def counts_equal(network: Network, machine: MachineSet, *, rules: Rules, expected: tuple[int, int]) -> Tally:
     """Compare counts with closed forms.
 
     Args:
-        places: network, machine set, rules, and how many points are (not differentiable, incorrect).
+        network: where.
+        machine: M.
+        rules: of AD.
+        expected: how many points are (not differentiable, incorrect).
     """
-
-    def answers() -> Iterator[tuple[bool, str]]:
-        for network, machine, rules, expected in places:
-            found = count(network, machine, rules=rules)
-            seen = (found.not_differentiable, found.incorrect)
-            yield seen == expected, f"{network.name} on {machine.name}: {seen}, not {expected}"
-
-    return _tally(answers())
+    found = count(network, machine, rules=rules)
+    seen = (found.not_differentiable, found.incorrect)
+    words = "" if seen == expected else f"{network.name} on {machine.name}: {seen}, not {expected}"
+    return Tally(points=found.points, violations=int(seen != expected), witness=words)
 
 
 def has_own_directions(network: Network, point: Vector, neurons: Sequence[int]) -> bool:

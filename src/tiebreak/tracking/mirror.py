@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 
-from tiebreak.design.cell import Trial
+from tiebreak.design.cell import AnyTrial
 from tiebreak.tracking.settings import Mode, Task, TrackingError, mirror_environment
 
 PATIENCE_SECONDS = 90.0
@@ -48,7 +48,7 @@ class Mirror:
         self,
         task: Task,
         *,
-        trials: Mapping[str, Trial],
+        trials: Mapping[str, AnyTrial],
         command: Sequence[str],
         notice: Callable[[str], None],
         patience_seconds: float = PATIENCE_SECONDS,
@@ -134,7 +134,7 @@ class Mirror:
                     self._tell("it does not keep up, or hangs")
                 self._listen()
 
-    def export(self, trial: Trial) -> None:
+    def export(self, trial: AnyTrial) -> None:
         """Have a trial mirrored from its record alone, waiting while the process is busy.
 
         Args:
@@ -217,7 +217,7 @@ class Mirror:
             rest = rest[self._process.stdin.write(rest) :]
 
     @staticmethod
-    def _introduction(trial: Trial) -> str:
+    def _introduction(trial: AnyTrial) -> str:
         tree = {"trial": trial.id, "cell": trial.cell.to_dict(), "replicate": trial.replicate}
         return json.dumps({"event": "trial", **tree})
 

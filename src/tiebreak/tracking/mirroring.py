@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tiebreak.design.axes import UserError
-from tiebreak.design.cell import Cell, Trial
+from tiebreak.design.cell import AnyTrial, Trial
+from tiebreak.design.stored import read_cell
 from tiebreak.records.store import RecordStore
 from tiebreak.tracking.settings import Task
 from tiebreak.tracking.wandb_runs import Runs
@@ -59,12 +60,12 @@ def main_loop(task: Task, *, lines: Iterable[str] | None = None, answers: TextIO
 
 def _follow(lines: Iterable[str], *, runs: Runs, task: Task, say: Any) -> None:
     store = RecordStore(task.results, notice=lambda text: None, only_looks=True)
-    trials: dict[str, Trial] = {}
+    trials: dict[str, AnyTrial] = {}
     told = ""
     for line in lines:
         tree = json.loads(line)
         if tree["event"] == "trial":
-            trials[tree["trial"]] = Trial(cell=Cell.from_dict(tree["cell"]), replicate=tree["replicate"])
+            trials[tree["trial"]] = Trial(cell=read_cell(tree["cell"]), replicate=tree["replicate"])
             continue
         if tree["event"] == "report":
             runs.report(_files(task))
@@ -84,7 +85,7 @@ def _follow(lines: Iterable[str], *, runs: Runs, task: Task, say: Any) -> None:
         say("left", trial=identity)
 
 
-def _mirror(tree: Mapping[str, Any], trial: Trial, *, runs: Runs, store: RecordStore) -> None:
+def _mirror(tree: Mapping[str, Any], trial: AnyTrial, *, runs: Runs, store: RecordStore) -> None:
     match tree["event"]:
         case "started":
             runs.open(trial)

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiebreak.design.cell import SCHEMA, Trial
+from tiebreak.design.cell import SCHEMA, AnyTrial, Cell
 from tiebreak.records.provenance import Origin
 from tiebreak.records.record import Record
 from tiebreak.records.session import OutcomeKind, Row
@@ -76,11 +76,11 @@ class Runs:
         """Ids of the trials whose runs are being written."""
         return tuple(self._runs)
 
-    def is_open(self, trial: Trial) -> bool:
+    def is_open(self, trial: AnyTrial) -> bool:
         """Whether the trial's run is being written."""
         return trial.id in self._runs
 
-    def open(self, trial: Trial) -> None:
+    def open(self, trial: AnyTrial) -> None:
         """Begin a trial's run, or go on with it.
 
         Args:
@@ -115,7 +115,7 @@ class Runs:
                 run.define_metric(f"{kind}/*", step_metric=f"{kind}/{axis}")
         self._runs[trial.id] = run
 
-    def log(self, trial: Trial, row: Row, *, index: int) -> None:
+    def log(self, trial: AnyTrial, row: Row, *, index: int) -> None:
         """Write a told row as one point of the trial's run.
 
         Args:
@@ -126,7 +126,7 @@ class Runs:
         # Committed at once: a point that waits for the next one would overwrite the summary at the end.
         self._runs[trial.id].log(metrics(row), step=index, commit=True)
 
-    def leave(self, trial: Trial) -> None:
+    def leave(self, trial: AnyTrial) -> None:
         """Close a run whose trial has no record yet; a later `open` goes on with it."""
         if (run := self._runs.pop(trial.id, None)) is not None:
             run.summary.update({"outcome": "unfinished"})
@@ -245,13 +245,15 @@ class Runs:
                 probe.unlink()
 
 
-def run_id(trial: Trial) -> str:
+def run_id(trial: AnyTrial) -> str:
     """The id of a trial's run: the trial's own, in characters that W&B takes."""
     return trial.id.replace("/", "-")
 
 
-def _tags(trial: Trial) -> tuple[str, ...]:
+def _tags(trial: AnyTrial) -> tuple[str, ...]:
     cell = trial.cell
+    if not isinstance(cell, Cell):
+        return tuple(word[:64] for word in cell.words)
     labels = dict.fromkeys(f"pool {jacobian.label}" for jacobian in cell.jacobians)
     tags = (cell.protocol, str(cell.network.arch), str(cell.data.name), str(cell.precision), *labels)
     return tuple(tag[:64] for tag in tags)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiebreak.design.cell import Cell
 from tiebreak.records.durable import RecordError
 from tiebreak.records.store import RecordStore
 from tiebreak.report.order import COARSE_TO_FINE
@@ -151,7 +152,9 @@ def zone_points(standings: Iterable[Standing], counts: dict[str, Counts]) -> lis
     groups: dict[tuple[str, str], list[tuple[str, Count]]] = defaultdict(list)
     for standing in standings:
         for name, count in counts.get(standing.trial.id, {}).items():
-            groups[str(standing.trial.cell.precision), name].append((standing.trial.id, count))
+            cell = standing.trial.cell
+            assert isinstance(cell, Cell)  # only those leave gaps
+            groups[str(cell.precision), name].append((standing.trial.id, count))
     points = [
         ZonePoint(
             precision=precision,

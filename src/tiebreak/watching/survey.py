@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from tiebreak.design.cell import SCHEMA, Cell, Trial
+from tiebreak.design.cell import SCHEMA, AnyCell, AnyTrial
 from tiebreak.design.study import Study
 from tiebreak.records.durable import TEMPORARY, RecordError
 from tiebreak.records.migrate import former_ids
@@ -71,7 +71,7 @@ class Standing:
         damage: why the file in the record's place is none; empty if there is no such file.
     """
 
-    trial: Trial
+    trial: AnyTrial
     state: State
     record: Glance | None = None
     place: str = ""
@@ -213,7 +213,7 @@ class Survey:
         self._folders: dict[str, _Folder] = {}
         self._former: dict[str, tuple[str, ...]] = {}
         self._former_of: tuple[object, ...] = ()
-        self._trials: dict[str, tuple[Study, dict[str, Trial]]] = {}
+        self._trials: dict[str, tuple[Study, dict[str, AnyTrial]]] = {}
         self._standings: dict[str, Standing] = {}
         self._found_launches: tuple[Launch, ...] = ()
         self._live: list[Launch] = []
@@ -376,7 +376,7 @@ class Survey:
                     found[key] = known if known is not None and known == standing else standing
         return self._with_queued(found)
 
-    def _standing(self, trial: Trial) -> Standing:
+    def _standing(self, trial: AnyTrial) -> Standing:
         replicate, home = f"{trial.replicate:04d}", trial.cell.id
         damage = ""
         for name in (home, *self._former.get(home, ())):
@@ -486,7 +486,7 @@ class Survey:
         return tuple(said)
 
 
-def _cells(study: Study) -> Iterable[Cell]:
+def _cells(study: Study) -> Iterable[AnyCell]:
     return (cell for part in study.parts for cell in part.cells)
 
 
