@@ -16,11 +16,13 @@ from tiebreak.design.cell import Data
 from tiebreak.design.study import Part, Study
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import PoolingError
+from tiebreak.report.findings import Standing
 from tiebreak.report.paper import studies_of, write_paper_tables
 from tiebreak.report.paper_figures import PAPER_FIGURES, draw_paper
 from tiebreak.report.paper_page import paper_page
 from tiebreak.report.published import COLUMNS, compared, read_published
 from tiebreak.report.table_files import TableError, read_tables
+from tiebreak.report.verdicts import Verdict
 
 MNIST = Data(name=DataName.MNIST, batch_size=128)
 JPEG = Data(name=DataName.IMAGE_FOLDER, folder="cifar10-jpeg", batch_size=128, augment=True)
@@ -163,7 +165,7 @@ def test_verdicts_follow_their_rule(results):
     assert words["normpool.a"] == "published value is an artefact"
     assert words["other.a"] == "not run here"
     assert words["jacobian_norm.k2.beta100"] == "agrees"
-    assert verdicts.loc["other.a", "reason"] == "no study measures this quantity"
+    assert verdicts.loc["other.a", "reason"] == "no rule compares it"
     assert "fp16_rounded for fp16" in verdicts.loc["accuracy.c.nan_runs", "reason"]
     assert "3 of 3 diverged" in verdicts.loc["accuracy.c.nan_runs", "reason"]
 
@@ -190,7 +192,7 @@ def test_reproduced_numbers_are_those_of_the_runs(results):
 def test_claims_have_a_rule_and_a_verdict_each(results):
     claims = results[2]["claims"]
     assert claims["rule"].str.len().gt(20).all()
-    assert set(claims["verdict"]) <= {"supported", "contradicted", "undecided", "not run here"}
+    assert set(claims["verdict"]) <= {*map(str, Standing), *map(str, Verdict)}
     by_claim = claims.groupby("claim")["verdict"].agg(set)
     assert by_claim["ae_derivative"] == {"not run here"}
     high = claims[claims["claim"] == "high_norm"]

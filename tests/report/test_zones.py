@@ -125,3 +125,17 @@ def test_powers_of_ten_open_their_own_decade():
     values = [float(f"1e{exponent}") for exponent in range(-20, 3)]
     table = gap_histogram(gaps(values))
     assert table["decade"].tolist() == list(range(-20, 3))
+
+
+def test_no_draw_is_lost_where_the_published_bins_end():
+    # Half of these draws lie above the highest published edge, 0.1: the published bins say 100 % at 10^-6.
+    table = gap_histogram(gaps([5e-7, 0.5, 5e-7, 0.5]))
+    assert table["decade"].tolist() == [-7.0, -1.0]
+    assert table["share_draws"].tolist() == [0.5, 0.5]
+
+
+def test_a_histogram_is_of_the_statistic_that_is_asked_for():
+    frame = gaps([1e-3, 1e-3]).assign(gap_l1=[0.0, 20.0])
+    table = gap_histogram(frame, statistic="gap_l1")
+    assert table["bin"].tolist() == ["zero", "decade"]
+    assert table["decade"].tolist()[1] == 1.0

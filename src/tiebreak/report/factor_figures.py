@@ -27,7 +27,7 @@ from tiebreak.report.style import (
     offsets,
     paper_style,
 )
-from tiebreak.report.wording import rule_tick
+from tiebreak.report.wording import data_words, rule_tick
 from tiebreak.report.zones import Threshold
 
 RECIPE_WORDS = {
@@ -129,14 +129,6 @@ def _context(zones: pd.DataFrame, factor: str) -> pd.Series:
     words = context(rest.assign(data=source))
     named = source + ", " + zones["arch"].astype(str) if factor != "arch" else source
     return words.where(words.str.len() > 0, named)
-
-
-def data_words(table: pd.DataFrame) -> pd.Series:
-    """The data set; of an image folder, the folder."""
-    if "folder" not in table:
-        return table["data"].astype(str)
-    folder = table["folder"].fillna("").astype(str)
-    return folder.where(folder.str.len() > 0, table["data"].astype(str))
 
 
 def _levels(zones: pd.DataFrame, factor: str) -> list[object]:

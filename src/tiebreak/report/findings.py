@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import pandas as pd
 
-from tiebreak.report.stats import Estimate
-from tiebreak.report.verdicts import ACCURACY_MARGIN, of_means
+from tiebreak.report.stats import MIN_INITS, Estimate
+from tiebreak.report.verdicts import ACCURACY_MARGIN, LEAST_RUNS, Verdict, of_means
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -22,6 +22,7 @@ class Standing(StrEnum):
     CONTRADICTED = "contradicted"
     UNDECIDED = "undecided"
     NOT_RUN = "not run here"
+    HELD = "held by a test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,41 @@ class Finding:
 
     Args:
         where: what it is about: a format, a forward pass, a network.
-        standing: the verdict.
+        standing: the verdict; of a published number beside ours it is that of the number.
         numbers: what it rests on, with n.
     """
 
     where: str
-    standing: Standing
+    standing: Standing | Verdict
     numbers: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that can be said to be so, or not.
+
+    Args:
+        name: short and stable.
+        group: `abstract`, `instrument` or `acceptance`.
+        text: what is claimed.
+        rule: what would have to be seen.
+        studies: whose records can say; none if nothing needs to be run.
+        judge: tables of the studies, and all `published` numbers, to findings; none without records.
+        tests: tests that hold it where no record is needed, as `path` or `path::function`.
+    """
+
+    name: str
+    group: str
+    text: str
+    rule: str
+    studies: tuple[str, ...] = ()
+    judge: Callable[[Tables], Iterable[Finding]] = lambda tables: ()
+    tests: tuple[str, ...] = ()
+
+
+def enough_inits(standing: Standing, number: int) -> Standing:
+    """The verdict, unless it rests on fewer initialisations than an interval over them needs."""
+    return standing if number >= MIN_INITS else Standing.UNDECIDED
 
 
 def in_points(estimate: Estimate) -> str:
@@ -47,8 +76,8 @@ def in_points(estimate: Estimate) -> str:
 
 
 def within_margin(estimate: Estimate) -> tuple[float, float]:
-    """p of being within the margin of 0 and of being beyond it, from pairs."""
-    if estimate.num < 2:
+    """p of being within the margin of 0 and of being beyond it, from pairs; no test of too few of them."""
+    if estimate.num < LEAST_RUNS:
         return math.nan, math.nan
     # A mean against a constant: the other side has no spread, and as many values as not to count.
     constant = Estimate(mean=0.0, sd=0.0, low=0.0, high=0.0, num=10**9)
@@ -56,15 +85,16 @@ def within_margin(estimate: Estimate) -> tuple[float, float]:
     return found.p_same, found.p_apart
 
 
-def of_study(tables: Tables, study: str) -> dict[str, pd.DataFrame]:
-    """The tables with the cells of one study only; those without such cells are left out."""
+def of_studies(tables: Tables, *studies: str) -> dict[str, pd.DataFrame]:
+    """The tables with the cells of some studies only; those without such cells are left out."""
     if "members" not in tables:
         return {}
     members = tables["members"]
-    cells = set(members.loc[members["study"] == study, "cell"])
+    members = members[members["study"].isin(studies)]
+    cells = set(members["cell"])
     kept = {
-        name: table[table["cell"].isin(cells)]
+        name: members if name == "members" else table[table["cell"].isin(cells)]
         for name, table in tables.items()
-        if "cell" in table and name != "members"
+        if "cell" in table
     }
     return {name: table.reset_index(drop=True) for name, table in kept.items() if len(table)}

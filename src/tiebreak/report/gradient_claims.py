@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 
 from tiebreak.design.axes import Precision
-from tiebreak.report.factor_figures import data_words
-from tiebreak.report.findings import Finding, Standing, Tables, in_points
+from tiebreak.report.findings import Finding, Standing, Tables, enough_inits, in_points
 from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions, rule
 from tiebreak.report.stats import clopper_pearson, mean_interval, paired_difference
+from tiebreak.report.training_claims import lost_of
+from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS
+from tiebreak.report.wording import data_words, images_words
 from tiebreak.report.zones import Threshold
 
 
-def _zone_rows(tables: Tables, *, recipe: Threshold, beta: float = 1.0) -> pd.DataFrame:
+def zone_rows(tables: Tables, *, recipe: Threshold, beta: float = 1.0) -> pd.DataFrame:
+    """Rows of table `zones` of one recipe and beta, with `source`: the images in a word."""
     zones = tables.get("zones")
     if zones is None:
         return pd.DataFrame()
@@ -26,10 +29,13 @@ def _zone_rows(tables: Tables, *, recipe: Threshold, beta: float = 1.0) -> pd.Da
     return chosen.assign(source=data_words(chosen))
 
 
-def _setting(row: Mapping[Any, Any]) -> str:
-    words = [str(row["arch"]), str(row["source"]), str(row["precision"])]
+def setting_words(row: Mapping[Any, Any]) -> str:
+    """Network, images, format and mini-batch of a row of gaps, with column `source`."""
+    words = [str(row["arch"]), images_words(str(row["source"])), str(row["precision"])]
     if row.get("batch_norm"):
         words.append("batch norm")
+    if row.get("dither"):
+        words.append(f"noise {row['dither']:g} on the input")
     return ", ".join([*words, f"batch {row['batch_size']}"])
 
 
@@ -45,7 +51,7 @@ def over_the_reals(tables: Tables) -> Iterator[Finding]:
         different = int((part["num_bifurcation"] + part["num_masked_bifurcation"]).sum())
         unknown = int((part["num_undecided"] + part["num_nonfinite"]).sum())
         _, high = clopper_pearson(different, total)
-        standing = Standing.UNDECIDED if different or unknown else Standing.SUPPORTED
+        standing = Standing.UNDECIDED if different or unknown else enough_inits(Standing.SUPPORTED, total)
         yield Finding(
             where=f"{name}, parameters and images as the format holds them",
             standing=standing,
@@ -76,14 +82,13 @@ def threshold_tells(tables: Tables) -> Iterator[Finding]:
             where=name,
             standing=standing,
             numbers=f"of {int(part['num_draws'].sum())} certified draws, bifurcation is said rightly "
-            f"{right}, "
-            f"wrongly {wrong} times, and missed {missed} times",
+            f"{right}, wrongly {wrong} times, and missed {missed} times",
         )
 
 
 def never_all_zero(tables: Tables) -> Iterator[Finding]:
     """How often the gap between beta = 0 and 1 is exactly 0 on MNIST, in 32 and 64 bits."""
-    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    rows = zone_rows(tables, recipe=Threshold.PUBLISHED)
     if not len(rows):
         return
     rows = rows[
@@ -93,8 +98,10 @@ def never_all_zero(tables: Tables) -> Iterator[Finding]:
         share, low, high = (row[name] for name in ("share_zero", "share_zero_low", "share_zero_high"))
         interval = "" if math.isnan(low) else f" ({100 * low:.1f} to {100 * high:.1f} %)"
         yield Finding(
-            where=_setting(row),
-            standing=Standing.SUPPORTED if share < 1 else Standing.CONTRADICTED,
+            where=setting_words(row),
+            standing=Standing.SUPPORTED
+            if share < 1
+            else enough_inits(Standing.CONTRADICTED, int(row["num_inits"])),
             numbers=f"gap between beta = 0 and 1 exactly 0 in {100 * share:.1f} %{interval} of "
             f"{row['num_draws']} draws, {row['num_inits']} initialisations",
         )
@@ -119,10 +126,9 @@ def flat_ties(tables: Tables) -> Iterator[Finding]:
             first = float(live[part["pool"] == 0].sum()) / total
             standing = Standing.SUPPORTED if first > 0.99 else Standing.CONTRADICTED
             text = f"{100 * first:.2f} % of the windows tied above zero are in the first pool"
-        dithered = ", noise on the input" if row["dither"] else ""
         yield Finding(
-            where=_setting(row) + dithered,
-            standing=standing,
+            where=setting_words(row),
+            standing=enough_inits(standing, int(part["num_inits"].max())),
             numbers=f"{text}; {int(part['num_windows'].sum())} windows, {int(part['num_inits'].max())} "
             "initialisations",
         )
@@ -130,23 +136,25 @@ def flat_ties(tables: Tables) -> Iterator[Finding]:
 
 def built_in(tables: Tables) -> Iterator[Finding]:
     """Whether formats differ by the absolute threshold and not by the relative one."""
-    pairs = {recipe: _zone_rows(tables, recipe=recipe) for recipe in Threshold}
+    pairs = {recipe: zone_rows(tables, recipe=recipe) for recipe in Threshold}
     if not all(len(rows) for rows in pairs.values()):
         return
     keys = ["arch", "source", "batch_norm", "batch_size", "dither", "forward"]
     for key, absolute in pairs[Threshold.PUBLISHED].groupby(keys, sort=False):
         relative = pairs[Threshold.RELATIVE].set_index(keys).loc[[key]]
         known = absolute[absolute["precision"].isin([str(Precision.FP16), "fp16_rounded", "fp32", "fp64"])]
-        if known["precision"].nunique() < 2 or known["share_above_threshold_low"].isna().any():
+        if known["precision"].nunique() < 2:
             continue
         relative = relative[relative["precision"].isin(known["precision"])]
         spread = [_disjoint(rows) for rows in (known, relative)]
-        if spread[0] and not spread[1]:
+        if known["share_above_threshold_low"].isna().any():
+            standing = Standing.UNDECIDED
+        elif spread[0] and not spread[1]:
             standing = Standing.SUPPORTED
         else:
             standing = Standing.UNDECIDED if not spread[0] else Standing.CONTRADICTED
         row = dict(zip(keys, key, strict=True))
-        where = _setting({**row, "precision": "all formats"})
+        where = setting_words({**row, "precision": "all formats"})
         yield Finding(
             where=where,
             standing=standing,
@@ -156,11 +164,15 @@ def built_in(tables: Tables) -> Iterator[Finding]:
 
 def _by_format(rows: pd.DataFrame) -> str:
     return ", ".join(
-        f"{row['precision']} {100 * row['share_above_threshold']:.1f} % "
-        f"({100 * row['share_above_threshold_low']:.1f} "
-        f"to {100 * row['share_above_threshold_high']:.1f}, n = {row['num_inits']})"
-        for row in rows.to_dict("records")
+        f"{row['precision']} {share_words(row, 'share_above_threshold')}" for row in rows.to_dict("records")
     )
+
+
+def share_words(row: Mapping[Any, Any], column: str) -> str:
+    """A share of a row of table `zones` with its interval, if there is one, and n."""
+    low, high = (row[f"{column}_{end}"] for end in ("low", "high"))
+    interval = "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}, "
+    return f"{100 * row[column]:.1f} % ({interval}n = {row['num_inits']})"
 
 
 def _disjoint(rows: pd.DataFrame) -> bool:
@@ -184,7 +196,7 @@ def batch_norm_zones(tables: Tables) -> Iterator[Finding]:
                 index="replicate", columns="batch_norm", values="share_above_threshold"
             )
             wide = wide.dropna() if {True, False} <= set(wide.columns) else wide.iloc[:0]
-            if len(wide) > 1:
+            if len(wide):
                 found[recipe] = paired_difference(100 * wide[True].to_numpy(), 100 * wide[False].to_numpy())
         if len(found) < len(Threshold):
             continue
@@ -198,8 +210,8 @@ def batch_norm_zones(tables: Tables) -> Iterator[Finding]:
             standing = Standing.UNDECIDED
         row = dict(zip(keys, key, strict=True))
         yield Finding(
-            where=_setting(row),
-            standing=standing,
+            where=setting_words(row),
+            standing=enough_inits(standing, absolute.num),
             numbers=f"share with batch norm minus without: published {in_points(absolute)}, relative "
             f"{in_points(relative)}",
         )
@@ -207,7 +219,7 @@ def batch_norm_zones(tables: Tables) -> Iterator[Finding]:
 
 def one_init(tables: Tables) -> Iterator[Finding]:
     """How far shares of single initialisations lie apart, in fp32."""
-    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    rows = zone_rows(tables, recipe=Threshold.PUBLISHED)
     shares = tables.get("shares")
     if not len(rows) or shares is None:
         return
@@ -217,10 +229,10 @@ def one_init(tables: Tables) -> Iterator[Finding]:
         if len(values) < 2:
             continue
         spread = mean_interval(values)
-        wide = float(np.ptp(values)) > 2 * 6.9
+        wide = float(np.ptp(values)) > 2 * 6.9 and len(values) >= LEAST_INITS
         batches = f", {int(row['num_draws']) // len(values)} mini-batches each"
         yield Finding(
-            where=_setting(row),
+            where=setting_words(row),
             standing=Standing.SUPPORTED if wide else Standing.UNDECIDED,
             numbers=f"{values.min():.1f} to {values.max():.1f} % over {len(values)} initialisations"
             f"{batches}, sd {spread.sd:.1f}",
@@ -229,25 +241,39 @@ def one_init(tables: Tables) -> Iterator[Finding]:
 
 def dithered(tables: Tables) -> Iterator[Finding]:
     """Gaps with noise on the input, in fp32."""
-    rows = _zone_rows(tables, recipe=Threshold.PUBLISHED)
+    rows = zone_rows(tables, recipe=Threshold.PUBLISHED)
     if not len(rows):
         return
     for row in rows[(rows["dither"] > 0) & (rows["precision"] == "fp32")].to_dict("records"):
         exact = row["share_zero"] == 1
         yield Finding(
-            where=_setting(row),
-            standing=Standing.SUPPORTED if exact else Standing.CONTRADICTED,
+            where=setting_words(row),
+            standing=enough_inits(Standing.SUPPORTED, int(row["num_inits"]))
+            if exact
+            else Standing.CONTRADICTED,
             numbers=f"exactly 0 in {100 * row['share_zero']:.1f} % of {row['num_draws']} draws, "
-            f"{row['num_inits']} "
-            "initialisations",
+            f"{row['num_inits']} initialisations",
         )
 
 
 def epsilon(tables: Tables) -> Iterator[Finding]:
-    """What 1e-8 is in fp16."""
+    """What 1e-8 is in fp16, and how runs end with values that fp16 holds, at beta = 0."""
     stored, least = float(np.float16(1e-8)), float(np.finfo(np.float16).smallest_subnormal)
     yield Finding(
         where="fp16",
         standing=Standing.SUPPORTED if stored == 0.0 else Standing.CONTRADICTED,
         numbers=f"1e-8 in fp16 is {stored:g}; the smallest positive number is {least:.2g}",
     )
+    runs = tables.get("runs")
+    if runs is None:
+        return
+    runs = runs[
+        (runs["beta"] == 0) & runs["precision"].str.startswith("fp16") & (runs["outcome"] != "missing")
+    ]
+    for value, part in runs.groupby("eps"):
+        lost, total = lost_of(part)
+        yield Finding(
+            where=f"{part['precision'].iloc[0]}, beta = 0, epsilon {value:g}",
+            standing=Standing.SUPPORTED if total >= LEAST_RUNS and not lost else Standing.UNDECIDED,
+            numbers=f"{lost} of {total} runs lost with an epsilon that fp16 holds",
+        )

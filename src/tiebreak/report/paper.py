@@ -6,6 +6,7 @@ by study and part by part with the command that runs it, so nothing that is miss
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,12 @@ from tiebreak.design.study import Part, Study
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING
 from tiebreak.report.claims import claim_table
-from tiebreak.report.factor_figures import data_words
 from tiebreak.report.paired import with_holm
 from tiebreak.report.panels import rule
-from tiebreak.report.published import compared, read_published, with_published
+from tiebreak.report.published import compared, read_published, with_published, with_published_rate
 from tiebreak.report.table_files import arguments, keep_tables, pooling_flags, table_index
 from tiebreak.report.tables import Frames, build_tables, read_frames, with_axes
+from tiebreak.report.wording import data_words
 from tiebreak.report.zones import gap_histogram
 
 NAME = "paper"
@@ -108,6 +109,8 @@ def paper_tables(
             tables["pairs"] = _in_families(tables["pairs"])
         if "zone_inits" in built:
             tables["shares"] = _shares(built["zone_inits"])
+        if len(gaps := _gaps_of_zones(frames)):
+            tables["gaps_l1"] = with_axes(gap_histogram(gaps, statistic="gap_l1"), frames.cells)
         tables |= _of_single_protocols(frames)
         tables["members"] = _with_origin(members, frames)
     return {name: table for name, table in tables.items() if len(table)}, frames
@@ -136,12 +139,15 @@ def write_paper_tables(
         PoolingError: as in `paper_tables`.
     """
     tables, frames = paper_tables(store, studies, pool_devices=pool_devices, pool_versions=pool_versions)
-    tables["claims"] = claim_table(tables)
     if published is not None:
         tables["verdicts"] = compared(read_published(published), tables)
+    tables["claims"] = claim_table(tables)
+    if published is not None:
         for name in ("accuracy", "zones"):
             if name in tables:
                 tables[name] = with_published(tables[name], tables["verdicts"])
+        if "lr_search" in tables:
+            tables["lr_search"] = with_published_rate(tables["lr_search"], tables["verdicts"])
     flags = pooling_flags(devices=pool_devices, versions=pool_versions)
     command = f"tiebreak tabulate {arguments(NAME, store.root)}{flags}"
     with_cells = {name: table for name, table in tables.items() if "cell" in table}
@@ -176,7 +182,11 @@ def _plan(studies: Sequence[Study], measured: Mapping[str, bool], root: Path) ->
                 "protocol": " ".join(sorted({cell.protocol for cell in part.cells})),
                 "archs": " ".join(sorted({str(cell.network.arch) for cell in pools})),
                 "datas": " ".join(sorted({source_of(cell) for cell in pools})),
+                "optimizers": " ".join(sorted({_optimizer_of(cell) for cell in pools})),
                 "num_cells": len(part.cells),
+                "num_replicates": part.num_replicates,
+                "num_epochs": _number_of(pools, "num_epochs"),
+                "num_batches": _number_of(pools, "num_batches"),
                 "num_trials": len(part.trials),
                 "num_done": sum(measured[trial.id] for trial in part.trials),
                 "first_cell": part.cells[0].name,
@@ -193,6 +203,17 @@ def _plan(studies: Sequence[Study], measured: Mapping[str, bool], root: Path) ->
             for pools in [[cell for cell in part.cells if isinstance(cell, Cell)]]
         ]
     )
+
+
+def _optimizer_of(cell: Cell) -> str:
+    optimizer = getattr(cell.measure, "optimizer", None)
+    return str(optimizer.name) if optimizer else ""
+
+
+def _number_of(cells: Sequence[Cell], name: str) -> float:
+    """A setting that all cells of a part share: epochs, mini-batches; NaN if they have none or several."""
+    values = {float(getattr(cell.measure, name, math.nan)) for cell in cells}
+    return values.pop() if len(values) == 1 else math.nan
 
 
 def source_of(cell: Cell) -> str:
@@ -275,6 +296,13 @@ def _with_origin(members: pd.DataFrame, frames: Frames) -> pd.DataFrame:
     return members.merge(origin, on="cell", how="left")
 
 
+def _gaps_of_zones(frames: Frames) -> pd.DataFrame:
+    """Draws at initialisation; those along a training have a figure of their own."""
+    gaps = frames.of("gap")
+    zones = frames.cells.loc[frames.cells["protocol"] == "zones", "cell"]
+    return gaps[gaps["cell"].isin(zones)]
+
+
 def _of_single_protocols(frames: Frames) -> dict[str, pd.DataFrame]:
     """Tables of the protocols that one figure or one list of the paper is about.
 
@@ -286,8 +314,9 @@ def _of_single_protocols(frames: Frames) -> dict[str, pd.DataFrame]:
         found["zero"] = zero
     if len(gaps := frames.of("norm_gap")):
         named = "derivative " + gaps["gradient_at_zero"].map("{:g}".format) + " at 0"
-        found["norm_gaps"] = gap_histogram(gaps.assign(jacobian=named, beta=gaps["gradient_at_zero"]))
-        found["norm_gaps"]["reference"] = "derivative 0 at 0"
+        gaps = gaps.assign(jacobian=named, beta=gaps["gradient_at_zero"])
+        for name, statistic in (("norm_gaps", "gap_sup_sum"), ("norm_gaps_l1", "gap_l1")):
+            found[name] = gap_histogram(gaps, statistic=statistic).assign(reference="derivative 0 at 0")
     for name, kind in (("images", "image"), ("map", "tie_window")):
         if len(rows := frames.of(kind)):
             found[name] = rows[(rows["image"] == 0) & (rows["replicate"] == 0)].reset_index(drop=True)

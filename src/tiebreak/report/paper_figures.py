@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tiebreak.report.factor_figures import drift_figure, factor_figure
-from tiebreak.report.findings import of_study
+from tiebreak.report.findings import of_studies
 from tiebreak.report.gap_figures import gaps_figure, ties_figure
 from tiebreak.report.panels import rule
+from tiebreak.report.rate_figure import rate_figure
 from tiebreak.report.style import save
 from tiebreak.report.table_files import read_tables
 from tiebreak.report.tie_map_figure import tie_map_figure
@@ -51,7 +52,7 @@ class PaperFigure:
         """The tables with this figure's cells only; empty if one that it needs has no rows."""
         kept = {
             name: part
-            for name, table in of_study(tables, self.study).items()
+            for name, table in of_studies(tables, self.study).items()
             if len(part := self._own(table))
         }
         return kept if all(name in kept for name in (self.table, *self.needs)) else {}
@@ -109,6 +110,15 @@ _ARM = (
     "Exact minus blended accuracy, replicate by replicate, everything else the same. The blended forward "
     "computes beta * minimal + (1 - beta) * native in the working precision, as published; the exact one "
     "returns the maximum bit for bit. Pairs with a diverged run are counted above the panel, by side."
+)
+
+_RATES = (
+    "The rate with the highest accuracy on held-out training images; each point is a search, and what it "
+    "found "
+    "depends on the rates that it tried. Grey diamonds: the published rates, chosen by accuracy on the "
+    "test set; of "
+    "these only that of beta = 0 was used. A rate that no candidate learned with has no meaning, ours or "
+    "theirs."
 )
 
 TRAINED = (
@@ -217,6 +227,14 @@ def _figures() -> Iterator[PaperFigure]:
         "places: tied above 0 in some channel, and tied at 0 only.",
         draw=lambda tables: tie_map_figure(tables["images"], tables["map"]),
     )
+    for study, title in (
+        ("paper/lr_search", "Learning rates that a search finds"),
+        ("beyond/per_beta_lr", "Learning rates found for each beta"),
+    ):
+        yield PaperFigure(
+            name="lr_search" if study == "paper/lr_search" else "per_beta_lr_rates", title=title, study=study,
+            table="lr_search", caption=_RATES, draw=lambda tables: rate_figure(tables["lr_search"]),
+        )  # fmt: skip
     yield PaperFigure(
         name="weight_drift", title="Distance between weights", study="paper/weight_drift", table="drift",
         caption="Sum over all weights of the absolute difference to the run with beta = 0, from the same "

@@ -18,11 +18,13 @@ from tiebreak.report.findings import Standing
 from tiebreak.report.paper import NAME
 from tiebreak.report.paper_figures import drawn
 from tiebreak.report.table_files import arguments, read_index, read_tables, to_csv
+from tiebreak.report.thinning import thinned
 from tiebreak.report.verdicts import RULE, Verdict
 
 GROUPS = {
     "abstract": "Claims of the abstract",
     "instrument": "Defects of the published instrument",
+    "acceptance": "What a repetition has to show",
 }
 """Headings of the claims."""
 
@@ -50,6 +52,7 @@ _CLASS = {
     str(Verdict.ARTEFACT): "warn",
     str(Standing.SUPPORTED): "good",
     str(Standing.CONTRADICTED): "bad",
+    str(Standing.HELD): "good",
 }
 
 
@@ -72,6 +75,7 @@ def paper_page(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["whole"] = _whole
     template = environment.from_string((folder / "paper.html.j2").read_text(encoding="utf-8"))
     style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "paper.css"))
     words = arguments(NAME, results_root)
@@ -95,6 +99,7 @@ def paper_page(
             for kind in drawn(tables)
         ],
         missing=missing,
+        thinned=list(thinned(plan)),
         plan=plan.to_dict("records"),
         num_done=int(plan["num_done"].sum()),
         num_trials=int(plan["num_trials"].sum()),
@@ -102,11 +107,11 @@ def paper_page(
             {
                 "name": name,
                 "rows": len(table),
+                "remark": index[name].get("remark", ""),
                 "csv": Markup(f"data:text/csv;charset=utf-8,{quote(to_csv(table))}"),
             }
             for name, table in tables.items()
         ],
-        made=index,
         commands=[f"tiebreak tabulate {words}", f"tiebreak draw {words}", f"tiebreak report {words}"],
     )
 
@@ -135,7 +140,8 @@ def _claims(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "name": name,
             "text": first["text"],
             "rule": first["rule"],
-            "study": first["study"] if isinstance(first["study"], str) else "",
+            "studies": _text(first["studies"]),
+            "command": _text(first["command"]),
             "tally": ", ".join(
                 f"{count} {word}" for word, count in findings["verdict"].value_counts(sort=False).items()
             ),
@@ -196,6 +202,11 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
         "study": _text(row["study"]),
         "command": _text(row["command"]),
     }
+
+
+def _whole(value: float) -> str:
+    """A whole number, or a dash where a part has none or several."""
+    return "–" if value != value else f"{value:.0f}"
 
 
 def _text(value: Any) -> str:

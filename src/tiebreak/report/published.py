@@ -15,7 +15,7 @@ import pandas as pd
 
 from tiebreak.design.axes import UserError
 from tiebreak.report.paired import holm
-from tiebreak.report.reproduced import Answer, Row, Tables, arch_of, held_by, rule_of
+from tiebreak.report.reproduced import Answer, Row, Tables, arch_of, held_by, nearest, rule_of
 from tiebreak.report.verdicts import Evidence, Verdict, verdict
 
 COLUMNS = (
@@ -28,6 +28,7 @@ _ARTEFACT = re.compile(
     r"\bartefact\b|\bdefect:|every (run|candidate) NaN|never learned|hard-coded", re.IGNORECASE
 )
 _PERCENT = 100.0
+_UNASKED = {"T": "our own earlier test; no rule compares it"}
 _NUMBERS = ("n", "value", "low", "high", "beta")
 
 
@@ -94,14 +95,15 @@ def compared(published: pd.DataFrame, tables: Tables) -> pd.DataFrame:
         _verdict(row, item, p_same=row["p_same"], p_apart=row["p_apart"])
         for row, item in zip(table.to_dict("records"), found, strict=True)
     ]
-    places = [_place(row, item, tables) for row, item in zip(table.to_dict("records"), found, strict=True)]
+    places = _Places(tables)
+    at = [places.of(row, item) for row, item in zip(table.to_dict("records"), found, strict=True)]
     return table.assign(
         verdict=[str(word) for word, _ in words],
         reason=[reason for _, reason in words],
         cell=[item.cell if item else "" for item in found],
-        study=[place.get("study", "") for place in places],
-        device=[place.get("device_name", "") for place in places],
-        command=[place.get("command", "") for place in places],
+        study=[place.get("study", "") for place in at],
+        device=[place.get("device_name", "") for place in at],
+        command=[place.get("command", "") for place in at],
     )
 
 
@@ -124,34 +126,46 @@ def _verdict(row: Row, item: Answer | None, *, p_same: float, p_apart: float) ->
     if _ARTEFACT.search(row["note"]):
         return Verdict.ARTEFACT, "; ".join(part for part in (row["note"], words) if part)
     if item is None:
-        return Verdict.NOT_RUN, "" if rule_of(row["quantity"]) else "no study measures this quantity"
+        return Verdict.NOT_RUN, "" if rule_of(row["quantity"]) else _UNASKED.get(
+            row["origin"], "no rule compares it"
+        )
     adjusted = Evidence(p_same=p_same, p_apart=p_apart, same=item.evidence.same)
     return verdict(adjusted), words
 
 
-def _place(row: Row, item: Answer | None, tables: Tables) -> dict[Any, Any]:
-    """Study, device and command: of the cell that answers or, without one, of the part that would."""
-    plan = tables.get("plan", pd.DataFrame())
-    if item is not None and "members" in tables:
-        members = tables["members"]
-        mine = members[members["cell"] == item.cell]
-        if len(mine):
-            first = mine.iloc[0].to_dict()
-            parts = plan[(plan["study"] == first["study"]) & (plan["part"] == first["part"])]
-            return first | {"command": parts.iloc[0]["command"] if len(parts) else ""}
-    if not len(plan):
-        return {}
-    arch, found = arch_of(row), rule_of(row["quantity"])
-    if found is None:
-        return {}
-    fits = plan[
-        plan["archs"].map(lambda names: not arch or arch in str(names).split())
-        & plan["datas"].map(lambda names: not row["data"] or row["data"] in str(names).split())
-        & (plan["protocol"] == found.protocol)
-    ]
-    best = fits[fits["part"].str.contains("published")] if len(fits) else fits
-    chosen = best if len(best) else fits
-    return chosen.iloc[0][["study", "command"]].to_dict() if len(chosen) else {}
+class _Places:
+    """Where numbers come from or would: study, device and command, looked up once a cell or setting."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._plan = tables.get("plan", pd.DataFrame())
+        members = tables.get("members", pd.DataFrame(columns=["cell"]))
+        self._by_cell = members.drop_duplicates("cell").set_index("cell").to_dict("index")
+        rows = self._plan.to_dict("records")
+        self._commands = {(row["study"], row["part"]): row["command"] for row in rows}
+        self._by_setting: dict[tuple[str, str, str], dict[Any, Any]] = {}
+
+    def of(self, row: Row, item: Answer | None) -> dict[Any, Any]:
+        """Of the cell that answers or, without one, of the part that would."""
+        if item is not None and (found := self._by_cell.get(item.cell)):
+            return {**found, "command": self._commands.get((found["study"], found["part"]), "")}
+        asked = rule_of(row["quantity"])
+        if asked is None or not len(self._plan):
+            return {}
+        setting = arch_of(row), str(row["data"]), asked.protocol
+        if setting not in self._by_setting:
+            self._by_setting[setting] = self._part(*setting)
+        return self._by_setting[setting]
+
+    def _part(self, arch: str, data: str, protocol: str) -> dict[Any, Any]:
+        plan = self._plan
+        fits = plan[
+            plan["archs"].map(lambda names: not arch or arch in str(names).split())
+            & plan["datas"].map(lambda names: not data or data in str(names).split())
+            & (plan["protocol"] == protocol)
+        ]
+        best = fits[fits["part"].str.contains("published")] if len(fits) else fits
+        chosen = best if len(best) else fits
+        return chosen.iloc[0][["study", "command"]].to_dict() if len(chosen) else {}
 
 
 def with_published(table: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -163,3 +177,15 @@ def with_published(table: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     shown &= (verdicts["cell"] != "") & ~verdicts["note"].str.startswith("every run NaN")
     first = verdicts[shown].drop_duplicates("cell").set_index("cell")["value"]
     return table.assign(published_percent=table["cell"].map(first) * _PERCENT)
+
+
+def with_published_rate(rates: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Table `lr_search` with `published_lr`: the rate of the same setting, format (or stand-in) and beta."""
+    known = published[published["quantity"] == "best learning rate of the search"]
+    found = [nearest(row, rates[rates["beta"] == row["beta"]])["cell"] for row in known.to_dict("records")]
+    by_cell = {
+        cell: value
+        for cells, value in zip(found, known["value"], strict=True)
+        for cell in dict.fromkeys(cells)
+    }
+    return rates.assign(published_lr=rates["cell"].map(by_cell))

@@ -36,7 +36,7 @@ _CONFIGURATION = re.compile(
     r"(?P<data>\w+)/(?P<arch>\w+)/batch_norm_(?P<batch_norm>True|False)/(?P<optimizer>\w+)/bits_(?P<bits>\d+)"
 )
 _IMAGENET = re.compile(r"bits_(?P<bits>\d+)/maxpool_(?P<beta>[\d.]+)\.csv")
-_MAJORITY = {"mnist": 0.1135, "cifar10": 0.1, "svhn": 0.19587431, "imagenet": 0.001}
+MAJORITY = {"mnist": 0.1135, "cifar10": 0.1, "svhn": 0.19587431, "imagenet": 0.001}
 """Share of the commonest class in each test split."""
 
 
@@ -240,7 +240,7 @@ def _numbers(key: Any) -> tuple[float, ...]:
 
 def _run(run: float, accuracy: pd.Series, *, lost: Any, data: str) -> dict[str, Any]:
     best = float(accuracy.max())
-    majority = _MAJORITY.get(data, 0.0)
+    majority = MAJORITY.get(data, 0.0)
     return {
         "run": int(run),
         "num_epochs": len(accuracy),

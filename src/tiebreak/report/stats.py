@@ -175,6 +175,8 @@ def bootstrap_mean(
     mean, sd = mean_sd(array)
     if array.size < MIN_INITS:
         return Estimate(mean=mean, sd=sd, low=math.nan, high=math.nan, num=array.size)
+    if sd == 0.0:  # whatever is drawn, its mean is theirs
+        return Estimate(mean=mean, sd=sd, low=mean, high=mean, num=array.size)
     generator = np.random.default_rng(seed)
     picks = generator.integers(array.size, size=(num_resamples, array.size))
     tail = (1.0 - confidence) / 2.0

@@ -21,6 +21,7 @@ from tiebreak.records import durable
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING
 from tiebreak.report.tables import Frames, build_tables, read_frames
+from tiebreak.report.wording import data_words
 
 INDEX = "index.json"
 """File beside the tables that says what each was made from."""
@@ -122,7 +123,8 @@ def to_csv(table: pd.DataFrame) -> str:
 def table_index(
     tables: Mapping[str, pd.DataFrame], frames: Frames, *, study: str, command: str
 ) -> dict[str, dict[str, Any]]:
-    """What each table was made from: study, commits, devices, number of records, command, dates, rows."""
+    """What each table was made from: study, commits, devices, number of records, command, dates, rows, and a
+    remark on images that are not the official ones."""
     entries = {}
     for name, table in tables.items():
         made = frames.trials[
@@ -140,8 +142,14 @@ def table_index(
             "dirty": bool((made["dirty"] == True).any()),  # noqa: E712 - None is neither
             "first": ended[0] if ended else None,
             "last": ended[-1] if ended else None,
+            "remark": _remark(frames.cells[frames.cells["cell"].isin(made["cell"])]),
         }
     return entries
+
+
+def _remark(cells: pd.DataFrame) -> str:
+    again = sorted(name for name in set(data_words(cells)) if "jpeg" in name)
+    return f"images of {', '.join(again)} are JPEG re-compressions, not the official bytes" if again else ""
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:

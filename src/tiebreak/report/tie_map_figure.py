@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tiebreak.design.axes import Arch
-from tiebreak.report.factor_figures import data_words
 from tiebreak.report.panels import precisions
 from tiebreak.report.style import OKABE_ITO, PAGE_INCHES, new_figure, paper_style
+from tiebreak.report.wording import data_words
 
 RAW = -1
 """The `pool` of windows of the image itself."""

@@ -9,11 +9,12 @@ import pandas as pd
 
 from tiebreak.design.axes import Forward
 from tiebreak.records.session import OutcomeKind
-from tiebreak.report.factor_figures import data_words
 from tiebreak.report.findings import Finding, Standing, Tables, in_points, within_margin
 from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions
 from tiebreak.report.stats import Estimate, fisher_more_often, paired_difference
+from tiebreak.report.verdicts import LEAST_RUNS
+from tiebreak.report.wording import data_words
 
 HIGH = (1_000.0, 10_000.0)
 """Betas whose Jacobian has a high norm."""
@@ -22,7 +23,6 @@ LOW = (1.0, 10.0)
 """Betas that the published runs found harmless."""
 
 _SIXTEEN_BITS = ("fp16", "fp16_rounded", "bf16", "amp16", "ampbf16")
-_LEAST_RUNS = 3
 _REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
 _LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
 
@@ -44,8 +44,17 @@ def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
                     yield f"{words}{name}, {forward} forward", part
 
 
-def _lost_of(part: pd.DataFrame) -> tuple[int, int]:
+def lost_of(part: pd.DataFrame) -> tuple[int, int]:
+    """Runs that diverged or never left chance, and all runs."""
     return int(part["outcome"].isin(_LOST).sum()), len(part)
+
+
+def shared_replicates(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs of both sides whose replicate has a record on the other."""
+    kept = [side[side["outcome"].isin([*_REACHED, *_LOST])] for side in (left, right)]
+    both = set(kept[0]["replicate"]) & set(kept[1]["replicate"])
+    first, second = (side[side["replicate"].isin(both)] for side in kept)
+    return first, second
 
 
 def _differences(part: pd.DataFrame, beta: float) -> Estimate | None:
@@ -76,13 +85,13 @@ def low_norms(tables: Tables) -> Iterator[Finding]:
         here = [place for place, item in enumerate(seen) if item[0] == where]
         if not here:
             continue
-        lost, total = _lost_of(part[part["beta"].isin(LOW)])
-        base, of = _lost_of(part[part["beta"] == 0])
+        lost, total = lost_of(part[part["beta"].isin(LOW)])
+        base, of = lost_of(part[part["beta"] == 0])
         words = "; ".join(f"beta = {seen[place][1]:g}: {in_points(seen[place][3])}" for place in here)  # type: ignore[arg-type]
         more = fisher_more_often(lost, total, base, of) < LEVEL
         if more or any(apart[place] < LEVEL for place in here):
             standing = Standing.CONTRADICTED
-        elif all(same[place] < LEVEL for place in here) and lost <= base:
+        elif len(here) == len(LOW) and all(same[place] < LEVEL for place in here) and lost <= base:
             standing = Standing.SUPPORTED
         else:
             standing = Standing.UNDECIDED
@@ -99,7 +108,7 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
     tests: list[float] = []
     for _, part in arms:
         for beta in HIGH:
-            lost, reference = _lost_of(part[part["beta"] == beta]), _lost_of(part[part["beta"] == 0])
+            lost, reference = lost_of(part[part["beta"] == beta]), lost_of(part[part["beta"] == 0])
             tests.append(fisher_more_often(*lost, *reference) if lost[1] and reference[1] else math.nan)
             difference = _differences(part, beta)
             tests.append(paired_p(difference) if difference else math.nan)
@@ -108,7 +117,7 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
         words, worse = [], False
         for index, beta in enumerate(HIGH):
             by_loss, by_mean = adjusted[4 * place + 2 * index : 4 * place + 2 * index + 2]
-            lost, total = _lost_of(part[part["beta"] == beta])
+            lost, total = lost_of(part[part["beta"] == beta])
             difference = _differences(part, beta)
             if not total:
                 continue
@@ -125,14 +134,14 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
             for beta in HIGH
             if (difference := _differences(part, beta)) is not None
         ]
-        is_lost = any(_lost_of(part[part["beta"] == beta])[0] for beta in HIGH)
+        is_lost = any(lost_of(part[part["beta"] == beta])[0] for beta in HIGH)
         if worse:
             standing = Standing.SUPPORTED
-        elif unmoved and all(unmoved) and not is_lost:
+        elif len(unmoved) == len(HIGH) and all(unmoved) and not is_lost:
             standing = Standing.CONTRADICTED
         else:
             standing = Standing.UNDECIDED
-        base, of = _lost_of(part[part["beta"] == 0])
+        base, of = lost_of(part[part["beta"] == 0])
         yield Finding(
             where=where, standing=standing, numbers=f"{'; '.join(words)}; at beta = 0 {base} of {of} lost"
         )
@@ -165,7 +174,7 @@ def reduces(
     for key, group in runs.groupby(keys, sort=False):
         sides = [_influence(group[group[column] == side]) for side in (weak, strong)]
         both = pd.concat(sides, axis=1, join="inner")
-        if len(both) < 2:
+        if not len(both):
             continue
         both.columns = pd.Index(["weak", "strong"])
         difference = paired_difference(both["weak"].to_numpy(), both["strong"].to_numpy())
@@ -179,7 +188,9 @@ def reduces(
     adjusted = holm([paired_p(difference) for _, difference, *_ in found]) if found else []
     for (where, difference, left, right), p in zip(found, adjusted, strict=True):
         same = within_margin(difference)[0] < LEVEL
-        if p < LEVEL and difference.mean > 0:
+        if difference.num < LEAST_RUNS:
+            standing = Standing.UNDECIDED
+        elif p < LEVEL and difference.mean > 0:
             standing = Standing.SUPPORTED
         elif (p < LEVEL and difference.mean < 0) or same:
             standing = Standing.CONTRADICTED
@@ -189,7 +200,7 @@ def reduces(
             where=where,
             standing=standing,
             numbers=f"accuracy lost to beta >= 100: {left:.2f} points {words[0]}, {right:.2f} {words[1]}; "
-            f"difference {in_points(difference)}, p = {p:.2g} (Holm)",
+            f"difference {in_points(difference)}" + (f", p = {p:.2g} (Holm)" if p == p else ""),
         )
 
 
@@ -205,12 +216,12 @@ def forwards(tables: Tables) -> Iterator[Finding]:
         if exact is None or exact.iloc[0]["precision"] not in _SIXTEEN_BITS:
             continue
         for beta in (100.0, *HIGH):
-            left, right = _lost_of(blended[blended["beta"] == beta]), _lost_of(exact[exact["beta"] == beta])
+            left, right = lost_of(blended[blended["beta"] == beta]), lost_of(exact[exact["beta"] == beta])
             if left[1] and right[1]:
                 found.append((where.removesuffix(f", {Forward.BLENDED} forward"), beta, left, right))
     adjusted = holm([fisher_more_often(*left, *right) for *_, left, right in found]) if found else []
     for (where, beta, left, right), p in zip(found, adjusted, strict=True):
-        neither = not left[0] and not right[0] and min(left[1], right[1]) >= _LEAST_RUNS
+        neither = not left[0] and not right[0] and min(left[1], right[1]) >= LEAST_RUNS
         standing = Standing.SUPPORTED if p < LEVEL else Standing.UNDECIDED
         if neither:
             standing = Standing.CONTRADICTED

@@ -2,7 +2,7 @@
 
 A verdict needs evidence in both directions. That a difference is not significant is no agreement: with few
 runs nothing is. So each number has two tests, of being the same and of being apart, and where neither
-speaks the verdict is *undecided*.
+speaks the verdict is *undecided*. No verdict on runs rests on fewer than three of them, planned or not.
 
 * **Accuracy** (mean over runs). Same: the means are less than 0.5 percentage points apart, by two one-sided
   Welch tests. Apart: they are more than 0.5 apart, by Welch's test of the nearer edge, two-sided. A single
@@ -11,7 +11,8 @@ speaks the verdict is *undecided*.
   is 0.5, a factor of 3.2, since settings and devices differ.
 * **Share of mini-batches at one initialisation.** The published initialisation is one more beside ours.
   Same: it lies within the range of ours, of which there are ten or more. Apart: its rank among them,
-  two-sided.
+  two-sided. Where one setting was published for several initialisations, check 7.6 compares them together
+  (exact rank-sum test).
 * **Share of runs** that diverged or did not learn. Same: nothing on both sides, or everything, or each
   share in the other's interval of Clopper and Pearson and no evidence of being apart. Apart: Fisher's exact
   test.
@@ -29,6 +30,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+import pandas as pd
 from scipy.special import stdtr
 
 from tiebreak.report.paired import LEVEL
@@ -42,6 +45,9 @@ ACCURACY_MARGIN = 0.5
 
 LOG_MARGIN = 0.5
 """Decades within which two magnitudes are the same."""
+
+LEAST_RUNS = 3
+"""Fewest runs that a verdict on means or counts of runs may rest on."""
 
 LEAST_INITS = 10
 """Fewest initialisations whose range says where another one lies."""
@@ -92,7 +98,7 @@ def of_means(published: Estimate, ours: Estimate, *, margin: float) -> Evidence:
 
     Returns:
         p of two one-sided Welch tests (same) and of the test of the nearer edge (apart); without tests below
-        two runs of ours.
+        three runs of ours.
 
     Source:
         Welch, Biometrika 34 (1947); Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987).
@@ -103,7 +109,7 @@ def of_means(published: Estimate, ours: Estimate, *, margin: float) -> Evidence:
         >>> near.p_same < 0.05
         True
     """
-    if ours.num < 2 or math.isnan(published.mean):
+    if ours.num < LEAST_RUNS or math.isnan(published.mean):
         return Evidence()
     has_spread = published.num > 1 and not math.isnan(published.sd)
     sd = published.sd if has_spread else ours.sd
@@ -143,8 +149,49 @@ def of_rank(published: float, ours: Values) -> Evidence:
     )
 
 
+def of_ranks(published: Values, ours: Values) -> Evidence:
+    """Several published initialisations beside several of ours, by the sum of their ranks, exactly.
+
+    Args:
+        published: their values, one or more.
+        ours: a value for each initialisation; ties count half.
+
+    Returns:
+        Apart: the exact rank-sum test, two-sided. Same: every published value lies within the range of ours,
+        of which there are ten or more.
+
+    Source:
+        Mann and Whitney, Annals of Mathematical Statistics 18 (1947).
+
+    Example:
+        >>> round(of_ranks([0.5, 0.6], [0.0, 0.1, 0.2, 0.3]).p_apart, 4)
+        0.1333
+    """
+    theirs, mine = np.asarray(published, dtype=float), np.asarray(ours, dtype=float)
+    if not theirs.size or not mine.size:
+        return Evidence()
+    inside = bool(mine.min() <= theirs.min() and theirs.max() <= mine.max())
+    return Evidence(p_apart=_rank_sum_p(theirs, mine), same=inside and mine.size >= LEAST_INITS)
+
+
+def _rank_sum_p(left: np.ndarray, right: np.ndarray) -> float:
+    """Chance of a sum of ranks as far from its middle, over all ways to choose the left values."""
+    ranks = pd.Series(np.concatenate([left, right])).rank().to_numpy()
+    doubled = np.rint(2 * ranks).astype(int)  # ranks of ties are halves
+    ways: dict[tuple[int, int], int] = {(0, 0): 1}
+    for rank in doubled.tolist():
+        for (number, total), found in list(ways.items()):
+            if number < left.size:
+                key = number + 1, total + rank
+                ways[key] = ways.get(key, 0) + found
+    sums = {total: found for (number, total), found in ways.items() if number == left.size}
+    middle, seen = left.size * (ranks.size + 1), int(doubled[: left.size].sum())
+    far = sum(found for total, found in sums.items() if abs(total - middle) >= abs(seen - middle))
+    return far / math.comb(ranks.size, left.size)
+
+
 def of_counts(published: tuple[int, int], ours: tuple[int, int]) -> Evidence:
-    """Two shares of runs, as (hits, runs).
+    """Two shares of runs, as (hits, runs); no evidence from fewer than three runs of ours.
 
     Example:
         >>> of_counts((10, 10), (3, 3)).same
@@ -152,7 +199,7 @@ def of_counts(published: tuple[int, int], ours: tuple[int, int]) -> Evidence:
         >>> of_counts((10, 10), (0, 3)).p_apart < 0.05
         True
     """
-    if not published[1] or not ours[1]:
+    if not published[1] or ours[1] < LEAST_RUNS:
         return Evidence()
     p_apart = fisher_two_sided(*published, *ours)
     shares = published[0] / published[1], ours[0] / ours[1]

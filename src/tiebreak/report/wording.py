@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def percent(share: float) -> str:
@@ -47,6 +51,24 @@ def listed(words: Sequence[str]) -> str:
         'fp16, bf16 and fp32'
     """
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def data_words(table: pd.DataFrame) -> pd.Series:
+    """The data set; of an image folder, the folder."""
+    if "folder" not in table:
+        return table["data"].astype(str)
+    folder = table["folder"].fillna("").astype(str)
+    return folder.where(folder.str.len() > 0, table["data"].astype(str))
+
+
+def images_words(source: str) -> str:
+    """A data set by its name; of a folder of images that are not the official bytes, that they are not.
+
+    Example:
+        >>> images_words("mnist"), images_words("cifar10-jpeg")
+        ('mnist', 'cifar10-jpeg (JPEG re-compressions)')
+    """
+    return f"{source} (JPEG re-compressions)" if "jpeg" in source else source
 
 
 def of_context(title: str) -> str:

@@ -122,31 +122,35 @@ def init_shares(gaps: pd.DataFrame) -> pd.DataFrame:
         *all* draws, non-finite ones included; where the recipe has no threshold the shares above and
         below it are NaN.
     """
-    records = []
+    keys = ["cell", "jacobian", "replicate"]
+    found = []
     for recipe in Threshold:
         labels = label(gaps, threshold=recipe)
-        keys = [gaps[name] for name in ("cell", "jacobian", "replicate")]
-        for (cell, jacobian, _), zones in labels.groupby(keys, sort=False):
-            first = gaps.loc[zones.index[0]]
-            defined = recipe.source(Precision(first["precision"])) != "undefined"
-            share = {zone: float((zones == zone).mean()) for zone in Zone}
-            records.append(
-                {
-                    "cell": cell,
-                    "jacobian": jacobian,
-                    "beta": first["beta"],
-                    "precision": first["precision"],
-                    "replicate": int(first["replicate"]),
-                    "recipe": str(recipe),
-                    "num_draws": len(zones),
-                    "share_zero": share[Zone.REGULAR],
-                    "share_below_threshold": share[Zone.COMPENSATION] if defined else math.nan,
-                    "share_above_threshold": share[Zone.BIFURCATION] if defined else math.nan,
-                    "share_undefined": share[Zone.UNDEFINED],
-                    "share_nonfinite": share[Zone.NONFINITE],
-                }
-            )
-    return pd.DataFrame(records)
+        by_init = gaps[[*keys, "beta", "precision"]].assign(
+            num_draws=1.0, **{str(zone): (labels == zone).astype(float) for zone in Zone}
+        ).groupby(keys, sort=False)  # fmt: skip
+        first = by_init[["beta", "precision"]].first()
+        sums = by_init[["num_draws", *map(str, Zone)]].sum()
+        shares = sums[[str(zone) for zone in Zone]].div(sums["num_draws"], axis="index")
+        known = first["precision"].map(
+            {name: recipe.source(Precision(name)) != "undefined" for name in first["precision"].unique()}
+        )
+        found.append(
+            first.assign(
+                recipe=str(recipe),
+                num_draws=sums["num_draws"].astype(int),
+                share_zero=shares[Zone.REGULAR],
+                share_below_threshold=shares[Zone.COMPENSATION].where(known),
+                share_above_threshold=shares[Zone.BIFURCATION].where(known),
+                share_undefined=shares[Zone.UNDEFINED],
+                share_nonfinite=shares[Zone.NONFINITE],
+            ).reset_index()
+        )
+    names = [
+        "cell", "jacobian", "beta", "precision", "replicate", "recipe", "num_draws", "share_zero",
+        "share_below_threshold", "share_above_threshold", "share_undefined", "share_nonfinite",
+    ]  # fmt: skip
+    return pd.concat(found, ignore_index=True)[names]
 
 
 def zone_shares(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -214,11 +218,12 @@ def _inits_above(inits: pd.DataFrame, *, defined: bool) -> dict[str, float]:
     }
 
 
-def gap_histogram(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Counts of `gap_sup_sum` by decade, with bins of their own for exact zeros and non-finite gaps.
+def gap_histogram(gaps: pd.DataFrame, *, statistic: str = "gap_sup_sum") -> pd.DataFrame:
+    """Counts of a size of the gap by decade, with bins of their own for exact zeros and non-finite gaps.
 
     Args:
         gaps: rows of kind `gap` with `cell`, `jacobian`, `beta` and `precision`.
+        statistic: the column that is counted; `gap_l1` is that of the published histograms.
 
     Returns:
         One row per (cell, jacobian, bin) with draws in it: `bin` is `zero`, `decade` or `nonfinite`; a
@@ -227,7 +232,7 @@ def gap_histogram(gaps: pd.DataFrame) -> pd.DataFrame:
     """
     records = []
     for (cell, jacobian), draws in gaps.groupby(["cell", "jacobian"], sort=False):
-        sup = draws["gap_sup_sum"].to_numpy(dtype=float)
+        sup = draws[statistic].to_numpy(dtype=float)
         bad = ~np.isfinite(sup) | draws["nonfinite"].to_numpy(dtype=bool)
         zero = ~bad & (sup == 0)
         decades = [_decade(value) for value in sup[~bad & ~zero].tolist()]
