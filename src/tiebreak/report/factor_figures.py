@@ -112,7 +112,9 @@ def factor_figure(zones: pd.DataFrame, shares: pd.DataFrame, *, factor: str, wor
             panels.axes[rows.index(title), 0].set_ylabel("mini-batches\nabove threshold (%)")
         counts_above(panels, counts, width=20.0)
         panels.legend(
-            title="small points: single initialisations; arms: 95 % bootstrap over them", num_columns=5
+            title="small points: single initialisations; arms: 95 % bootstrap over them, from five on",
+            num_columns=5,
+            order=names,
         )
     return figure
 

@@ -121,11 +121,12 @@ def _dress_zones(axes: Axes, part: pd.DataFrame, names: list[str]) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def gaps_figure(gaps: pd.DataFrame) -> Figure:
+def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
     """Distribution of the gap by decade, a panel per precision, zeros and non-finite gaps in own bins.
 
     Args:
         gaps: table `gaps`.
+        has_threshold: whether the published thresholds of max pooling are about these gaps.
     """
     gaps = gaps.assign(context=context(gaps))
     names, jacobians = precisions(gaps), rules(gaps)
@@ -150,7 +151,7 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
                 gid=f"gap:{jacobian}",
             )  # fmt: skip
         for name in names:
-            limit = Threshold.PUBLISHED.limit(Precision(name))
+            limit = Threshold.PUBLISHED.limit(Precision(name)) if has_threshold else math.nan
             for title in columns:
                 axes = panels.at(name, title)
                 if low - 0.5 < (place := math.log10(limit) if limit > 0 else math.nan) < high + 1.5:
@@ -179,7 +180,8 @@ def gaps_figure(gaps: pd.DataFrame) -> Figure:
         for axes in panels.axes[-1]:
             axes.set_xlabel("" if len(columns) > 2 else words)
         panels.lift_titles(9)
-        panels.legend(title=f"Jacobian, compared with {_references(gaps)}; dashed: published threshold")
+        dashed = "; dashed: published threshold" if has_threshold else ""
+        panels.legend(title=f"Jacobian, compared with {_references(gaps)}{dashed}")
     return figure
 
 

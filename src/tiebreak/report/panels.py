@@ -17,7 +17,7 @@ from tiebreak.design.cell import Data, Execution, Network, Optimizer
 from tiebreak.design.stored import FAMILIES
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.style import DIVERGED, MUTED, PAGE_INCHES
-from tiebreak.report.wording import beta_words
+from tiebreak.report.wording import beta_words, data_words
 
 _BARE = ("data", "arch", "optimizer", "precision", "forward")
 _RULE = ("precision", "jacobian", "beta", "selection", "forward", "protocol")
@@ -56,6 +56,8 @@ def context(table: pd.DataFrame) -> pd.Series:
     Batch norm comes in words of its own; a panel has one context. An axis that follows from those named
     before it (the batch size, where each data set has one) goes without saying.
     """
+    if "folder" in table:
+        table = table.assign(data=data_words(table), folder=None)  # a folder is a data set by another name
     names = _telling([name for name in varying_axes(table) if name not in _RULE], table)
     if not names:
         return pd.Series("", index=table.index, dtype=object)
@@ -75,8 +77,9 @@ def _telling(names: list[str], table: pd.DataFrame) -> list[str]:
 
 
 def _word(name: str, value: Any) -> str:
-    if name == "batch_norm":
-        return "batch norm" if value else "no batch norm"
+    if isinstance(value, bool | np.bool_):
+        words = name.replace("_", " ")
+        return words if value else f"no {words}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if name in _BARE else f"{name.replace('_', ' ')} {value}"
@@ -140,12 +143,13 @@ class Grid:
         for name, axes in zip(self.columns, self.axes[0], strict=True):
             axes.set_title(_in_lines(name, _column_points(self.columns)), fontweight="bold", pad=6 + points)
 
-    def legend(self, *, title: str | None = None, num_columns: int = 6) -> None:
-        """One legend above all panels, of the first artist of each label."""
+    def legend(self, *, title: str | None = None, num_columns: int = 6, order: Sequence[str] = ()) -> None:
+        """One legend above all panels, of the first artist of each label: first those of `order`."""
         found: dict[str, Any] = {}
         for axes in self.axes.flat:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 found.setdefault(label, handle)
+        found = {label: found[label] for label in (*(item for item in order if item in found), *found)}
         if found:
             self.figure.legend(
                 found.values(), found.keys(), title=title, ncols=num_columns, loc="outside upper center"

@@ -212,21 +212,23 @@ def _figures() -> Iterator[PaperFigure]:
         title="Gaps of the norm pool's two programs",
         study="paper/normpool",
         table="norm_gaps",
-        caption="The norm of a window has no derivative at 0; the programs take 0 and 1 there. "
+        caption="The norm of a window has no derivative at 0; the programs take 0 and 1 there. Plain "
+        "squares: "
+        "squares are rounded to the format before they are added, as published; else the norm is accurate. "
         + _GAPS.removesuffix(" Dashed: the published threshold."),
-        draw=lambda tables: gaps_figure(tables["norm_gaps"]),
+        draw=lambda tables: gaps_figure(tables["norm_gaps"], has_threshold=False),
     )
-    yield PaperFigure(
-        name="tie_map",
-        title="Where a digit ties",
-        study="paper/tie_map",
-        table="map",
-        needs=("images",),
-        caption="The first training image and its 2x2 windows with several maxima: in the image and in "
-        "the first pool of an untrained network, at the middle of what each window sees. Numbers count "
-        "places: tied above 0 in some channel, and tied at 0 only.",
-        draw=lambda tables: tie_map_figure(tables["images"], tables["map"]),
-    )
+    for name, title, data in (
+        ("tie_map", "Where a digit ties", "mnist"),
+        ("tie_map_cifar10_jpeg", "Where a photograph ties", "cifar10-jpeg"),
+    ):
+        yield PaperFigure(
+            name=name, title=title, study="paper/tie_map", table="map", needs=("images",), data=data,
+            caption="The first training image and its 2x2 windows with several maxima: in the image and in "
+            "the first pool of an untrained network, at the middle of what each window sees. Numbers count "
+            "places: tied above 0 in some channel, and tied at 0 only.",
+            draw=lambda tables: tie_map_figure(tables["images"], tables["map"]),
+        )  # fmt: skip
     for study, title in (
         ("paper/lr_search", "Learning rates that a search finds"),
         ("beyond/per_beta_lr", "Learning rates found for each beta"),

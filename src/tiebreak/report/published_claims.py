@@ -21,7 +21,7 @@ TOP_DECADE = -1
 """Gaps from 10 to this power on were left out of the published histograms, and of their denominator.
 
 Source:
-    The highest of its decades ends there, in every published figure and in the code.
+    No published histogram has a decade above [0.01, 0.1), and the published code loses a gap of 0.5.
 """
 
 _HALF_A_DIGIT = 5e-5

@@ -321,7 +321,7 @@ def _tied(row: Row, tables: Tables) -> Answer | None:
     cell = near.sort_values(order, ascending=[True, True, False], kind="stable").iloc[0].to_dict()
     mean, number = cell[column], int(cell["num_inits"])
     if row["value"] == 0 or mean == 0:
-        evidence = of_constant(row["value"], [mean]) if number >= LEAST_INITS else Evidence()
+        evidence = Evidence(same=row["value"] == mean and number >= LEAST_INITS)
     else:
         error = (cell[f"{column}_high"] - cell[f"{column}_low"]) / (2 * 1.96 * mean * math.log(10))
         ours = _estimate(math.log10(mean), error * math.sqrt(number), number)

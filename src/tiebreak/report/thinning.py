@@ -1,4 +1,4 @@
-"""What was thinned against the publication: fewer epochs or replicates than the part that repeats it has."""
+"""What was thinned: parts with fewer epochs or replicates than one beside them, such as that of the publication."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def thinned(plan: pd.DataFrame) -> Iterator[str]:
         plan: table `plan`: a row a study and part.
 
     Yields:
-        The part's name with its epochs and replicates, what the part as published has, how many trials have a
-        record and, while some are left, the command.
+        The part's name with its epochs and replicates, what the larger part has, how many trials have a record
+        and, while some are left, the command.
     """
     trained = plan[(plan["protocol"] == "train") & plan["num_epochs"].notna()]
     for study, parts in trained.groupby("study", sort=False):
@@ -28,7 +28,7 @@ def thinned(plan: pd.DataFrame) -> Iterator[str]:
             most = max(wider, key=lambda other: (other["num_epochs"], other["num_replicates"]))
             left = part["num_trials"] - part["num_done"]
             yield (
-                f"{study}, part {part['part']}: {_size(part)}; as published (part {most['part']}): "
+                f"{study}, part {part['part']}: {_size(part)}; part {most['part']}: "
                 f"{_size(most)}. "
                 f"{part['num_done']} of {part['num_trials']} trials have a record"
                 + (f", {left} are left: {part['command']}" if left else "")

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from tiebreak.design.axes import Arch
 from tiebreak.report.panels import precisions
 from tiebreak.report.style import OKABE_ITO, PAGE_INCHES, new_figure, paper_style
-from tiebreak.report.wording import data_words
 
 RAW = -1
 """The `pool` of windows of the image itself."""
@@ -27,7 +26,6 @@ def tie_map_figure(images: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         images: table `images`: the bytes of one image a cell.
         windows: table `map`: its tied windows.
     """
-    images = images[data_words(images) == data_words(images).iloc[0]]
     names = precisions(images)
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.9 + 1.75 * 2)

@@ -91,6 +91,7 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         for axes, part in _parts(panels, accuracy):
             _dress_accuracy(axes, part)
+        _say_not_run(panels, accuracy, order)
         counts_above(panels, _lost(panels, accuracy, order), width=_place_points(panels, order))
         _label_rules(panels, order, "final test accuracy (%)")
         panels.legend(title="each point a run; bar: mean ± sd; open: never left chance; dotted: chance")
@@ -167,6 +168,7 @@ def difference_figure(
                 gid=f"points:{forward}", label=f"{forward} forward" if both_arms else "a pair of runs",
             )  # fmt: skip
         _spread(panels)
+        _say_not_run(panels, table, order)
         for axes in panels.axes.flat:
             axes.axhline(0, color=MUTED, linewidth=0.8)
         counts = _lost_of_pairs(panels, table, order, treated=treated, reference=reference)
@@ -351,6 +353,20 @@ def _parts(panels: Grid, table: pd.DataFrame) -> Iterable[tuple[Axes, pd.DataFra
     for row in panels.rows:
         for name in panels.columns:
             yield panels.at(row, name), table[(table["context"] == row) & (table["precision"] == name)]
+
+
+def _say_not_run(panels: Grid, table: pd.DataFrame, order: list[str]) -> None:
+    """Rules of a panel that no run of either forward pass has, and panels without any."""
+    for axes, part in _parts(panels, table):
+        absent = [place for place, name in enumerate(order) if name not in set(part["rule"])]
+        if len(absent) == len(order):
+            axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=MUTED, gid="not run")
+            continue
+        for place in absent:
+            axes.text(
+                place, 0.5, "not run", transform=axes.get_xaxis_transform(), ha="center", va="center",
+                rotation=90, color=MUTED, fontsize=6, gid="not run",
+            )  # fmt: skip
 
 
 def _label_rules(panels: Grid, order: list[str], words: str) -> None:
