@@ -7,7 +7,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiebreak.config import ConfigError, compose_run, compose_study, config_folder, list_studies, to_yaml
+from tiebreak.config import (
+    ConfigError,
+    compose_run,
+    compose_studies,
+    compose_study,
+    config_folder,
+    list_studies,
+    to_yaml,
+)
 from tiebreak.design.axes import Arch, DesignError, Device, PoolJacobian, Precision
 from tiebreak.design.cell import Cell, Data, Network, Optimizer, Train, Zones
 
@@ -581,3 +589,9 @@ def test_configurations_cover_the_axes():
 
     assert options("arch") == set(Arch)
     assert options("precision") == set(Precision)
+
+
+def test_studies_that_share_a_composer_are_what_each_is_alone():
+    names = ("paper/zero_program", "paper/normpool", "paper/zones_by_depth")
+    together = compose_studies(names, device=cpu)
+    assert [run.study for run in together] == [compose_study(name, device=cpu).study for name in names]

@@ -98,4 +98,4 @@ def _planned(store: RecordStore) -> list[Study]:
     from tiebreak.report.paper import is_of_paper
 
     names = [name for name in config.list_studies() if is_of_paper(name) and name not in store.studies()]
-    return [config.compose_study(name, device=lambda: Device.CPU).study for name in names]
+    return [run.study for run in config.compose_studies(names, device=lambda: Device.CPU)]

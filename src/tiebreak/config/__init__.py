@@ -2,7 +2,15 @@
 
 from tiebreak.config.composition import ConfigError, config_folder, to_yaml
 from tiebreak.config.launching import compose_launch, split_launch
-from tiebreak.config.runs import Run, StudyRun, compose_run, compose_study, list_studies, run_of
+from tiebreak.config.runs import (
+    Run,
+    StudyRun,
+    compose_run,
+    compose_studies,
+    compose_study,
+    list_studies,
+    run_of,
+)
 from tiebreak.config.sweep import multirun
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "StudyRun",
     "compose_launch",
     "compose_run",
+    "compose_studies",
     "compose_study",
     "config_folder",
     "list_studies",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def compose_study(
     *,
     device: Callable[[], Device],
     best_lr: BestLr = not_searched,
+    composer: Composer | None = None,
 ) -> StudyRun:
     """A study from `configs/study/<name>.yaml`; `overrides` are applied to every cell of it.
 
@@ -105,6 +106,7 @@ def compose_study(
         overrides: as on the command line.
         device: called to resolve `device=auto`.
         best_lr: called to resolve `lr_from`.
+        composer: of several studies, the one that they share.
 
     Raises:
         ConfigError: no such study, or a key or value that cannot be, with the file and part it stands in.
@@ -118,7 +120,7 @@ def compose_study(
     places = [override for override in overrides if _key(override) in ("results", "data_root")]
     with hydra_open():
         base = plain(composed(places))
-        composer, content = Composer(), content_once()
+        composer, content = composer or Composer(), content_once()
         parts: list[Part] = []
         waiting: list[str] = []
         for branch in tree["parts"]:
@@ -141,6 +143,21 @@ def compose_study(
         data_root=place_of(base, "data_root"),
         waiting=tuple(waiting),
     )
+
+
+def compose_studies(names: Iterable[str], *, device: Callable[[], Device]) -> tuple[StudyRun, ...]:
+    """Several studies as their files are; an option that they share is composed once.
+
+    Args:
+        names: of the studies.
+        device: called to resolve `device=auto`.
+
+    Raises:
+        ConfigError: as in `compose_study`.
+    """
+    composer = Composer()
+    with hydra_open():
+        return tuple(compose_study(name, device=device, composer=composer) for name in names)
 
 
 def _searched(part: Part, name: Any, here: str, parts: Sequence[Part], best_lr: BestLr) -> Part | None:

@@ -1,4 +1,4 @@
-"""What was thinned: parts with fewer epochs or replicates than one beside them, such as that of the publication."""
+"""What was thinned: parts with fewer epochs or replicates than one beside them, such as the published one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tiebreak.report.wording import count
 
 
 def thinned(plan: pd.DataFrame) -> Iterator[str]:
-    """A sentence for each part of a training that has a part beside it with more epochs or replicates.
+    """A sentence for each part of a training that has a larger part beside it: more epochs or replicates.
 
     Args:
         plan: table `plan`: a row a study and part.
 
     Yields:
-        The part's name with its epochs and replicates, what the larger part has, how many trials have a record
-        and, while some are left, the command.
+        The part's name with its epochs and replicates, what the larger part has, how many trials have a
+        record and, while some are left, the command.
     """
     trained = plan[(plan["protocol"] == "train") & plan["num_epochs"].notna()]
     for study, parts in trained.groupby("study", sort=False):
