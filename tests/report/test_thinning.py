@@ -26,7 +26,7 @@ def test_a_thinned_part_is_named_with_what_is_left():
     )
     short, single = thinned(plan)
     assert short == (
-        "paper/a, part short: 6 epochs, 3 replicates; as published (part as_published): 100 epochs, 10 "
+        "paper/a, part short: 6 epochs, 3 replicates; part as_published: 100 epochs, 10 "
         "replicates. "
         "4 of 10 trials have a record, 6 are left: run short."
     )
