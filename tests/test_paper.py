@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tiebreak.config import compose_study, list_studies
+from tiebreak.config import compose_studies, compose_study, list_studies
 from tiebreak.design.axes import Arch, DataName, Device, OptimizerName, PoolJacobian, Precision
 from tiebreak.design.cell import Network
 from tiebreak.models import build
@@ -103,6 +103,22 @@ def test_the_map_names_every_study_of_the_paper_and_no_other():
     text = (ROOT / "docs" / "paper_map.md").read_text("utf-8")
     named = set(re.findall(r"`((?:paper|beyond)/\w+)`", text))
     assert named == {name for name in list_studies() if name.startswith(("paper/", "beyond/"))}
+
+
+def test_the_map_has_the_parts_and_trials_of_the_studies():
+    names = [name for name in list_studies() if name.startswith(("paper/", "beyond/"))]
+    studies = {run.study.name: run.study for run in compose_studies(names, device=lambda: Device.CPU)}
+    study = ""
+    for line in (ROOT / "docs" / "paper_map.md").read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 5 or not cells[2].replace(",", "").isdigit():
+            continue
+        # What stands in brackets are parts of another study that share the records.
+        words = re.findall(r"`([^`]+)`", re.sub(r"\(.*?\)", "", cells[1]))
+        study = next((word for word in words if word in studies), study)
+        counts = {part.name: len(part.trials) for part in studies[study].parts}
+        parts = [word for word in words if word not in studies] or list(counts)
+        assert sum(counts[part] for part in parts) == int(cells[2].replace(",", "")), line
 
 
 def test_each_study_opens_with_its_question_and_command_and_has_a_hypothesis():

@@ -200,6 +200,22 @@ def test_a_partial_study_is_drawn(partial_store, study, tmp_path):
         kind.draw(read_tables(tmp_path)).draw_without_rendering()
 
 
+def test_cells_without_a_record_take_no_room_beside_others(study, conftest_module, tmp_path):
+    def is_kept(trial):
+        return trial.cell.protocol == "train" and trial.cell.precision == "fp32"
+
+    store = conftest_module.fill(tmp_path / "results", study, keep=is_kept)
+    tables = write_tables(store, study, tmp_path / "tables")
+    assert tables["accuracy"]["precision"].nunique() > 1
+    draw_figures(tmp_path / "tables", tmp_path / "figures")
+    accuracy, runs = (
+        tables[name][tables[name]["precision"] == "fp32"].reset_index(drop=True)
+        for name in ("accuracy", "runs")
+    )
+    save(accuracy_figure(accuracy, runs), tmp_path / "narrow")
+    assert (tmp_path / "narrow.png").read_bytes() == (tmp_path / "figures" / "accuracy.png").read_bytes()
+
+
 def test_a_study_without_a_record_is_drawn(study, tmp_path):
     tables = write_tables(RecordStore(tmp_path), study, tmp_path / "tables")
     drawable = [kind for kind in FIGURES if all(name in tables for name in kind.needs)]

@@ -228,9 +228,10 @@ def draw_figures(tables_folder: Path, figures_folder: Path) -> list[Path]:
         figures_folder: made if absent; figures of an earlier run that have no table now are removed.
 
     Returns:
-        The files written, PDF before PNG, in the order of `FIGURES`.
+        The files written, PDF before PNG, in the order of `FIGURES`. Cells without any record are in the
+        tables and not in the figures, unless there are no others: a plan of a thousand runs has no picture.
     """
-    tables = read_tables(tables_folder)
+    tables = _begun(read_tables(tables_folder))
     figures_folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for kind in FIGURES:
@@ -241,3 +242,18 @@ def draw_figures(tables_folder: Path, figures_folder: Path) -> list[Path]:
             for suffix in (".pdf", ".png"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
     return written
+
+
+def _begun(tables: Tables) -> dict[str, pd.DataFrame]:
+    """The rows of cells that have a record; all rows where no cell has one."""
+    outcomes = tables.get("outcomes")
+    if outcomes is None:
+        return dict(tables)
+    begun = set(outcomes.loc[outcomes["num_missing"] < outcomes["num_planned"], "cell"])
+    if not begun:
+        return dict(tables)
+    chosen = {
+        name: table[table["cell"].isin(begun)].reset_index(drop=True) if "cell" in table else table
+        for name, table in tables.items()
+    }
+    return {name: table for name, table in chosen.items() if len(table)}

@@ -79,6 +79,7 @@ def paper_page(
     template = environment.from_string((folder / "paper.html.j2").read_text(encoding="utf-8"))
     style = "".join((folder / name).read_text(encoding="utf-8") for name in ("report.css", "paper.css"))
     words = arguments(NAME, results_root)
+    pooled = "".join(f" {word}" for word in index["plan"]["command"].split() if word.startswith("--"))
     verdicts = tables.get("verdicts", pd.DataFrame(columns=["verdict"]))
     plan = tables["plan"]
     return template.render(
@@ -112,7 +113,7 @@ def paper_page(
             }
             for name, table in tables.items()
         ],
-        commands=[f"tiebreak tabulate {words}", f"tiebreak draw {words}", f"tiebreak report {words}"],
+        commands=[f"tiebreak {verb} {words}{pooled}" for verb in ("tabulate", "draw", "report")],
     )
 
 
