@@ -8,7 +8,8 @@ import ratios
 import torch
 
 from tiebreak.descent.lasso import Descent, Problems, draw_problems
-from tiebreak.descent.steps import Method, Rule
+from tiebreak.descent.steps import Rule
+from tiebreak.design.descent_axes import Method
 
 SEEDS = (0, 1, 2)
 PENALTIES = (0.1, 0.3, 0.5, 1.0, 2.0, 10.0, 100.0)

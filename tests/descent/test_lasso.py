@@ -5,9 +5,10 @@ import torch
 from sklearn.linear_model import Lasso
 
 from tiebreak.descent import closed_forms
-from tiebreak.descent.lasso import Descent, Design, Problems, draw_problems, solve, violation
-from tiebreak.descent.steps import Decay, Method, Rule, soft_threshold
+from tiebreak.descent.lasso import Descent, Problems, draw_problems, solve, violation
+from tiebreak.descent.steps import Rule, soft_threshold
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Columns, Decay, Method
 
 RELATIVE = torch.tensor([0.0, 0.1, 0.5, 1.0, 10.0], dtype=torch.float64)
 RATES = torch.tensor([0.1, 0.01], dtype=torch.float64)
@@ -61,9 +62,9 @@ def test_a_batch_takes_the_path_of_torch_optim(method, decay):
         assert float((batched[:, seed, run] - alone).abs().max() / scale) < 1e-12
 
 
-@pytest.mark.parametrize("design", list(Design))
-def test_the_solution_is_certified_and_is_that_of_scikit_learn(design):
-    problems = draw_problems(seeds=(0, 1), design=design)
+@pytest.mark.parametrize("columns", list(Columns))
+def test_the_solution_is_certified_and_is_that_of_scikit_learn(columns):
+    problems = draw_problems(seeds=(0, 1), columns=columns)
     penalty = problems.largest_penalty[:, None] * torch.tensor([[0.01, 0.1, 0.3, 0.7, 0.99, 1.01, 5.0]])
     solution = solve(problems, penalty=penalty)
     assert float(solution.certificate.max()) < 1e-12
@@ -104,7 +105,7 @@ def test_proximal_descent_finds_the_solution_with_its_zeros():
 
 @pytest.mark.parametrize(("lr", "relative"), [(0.1, 100.0), (0.01, 1000.0)])
 def test_far_above_the_largest_penalty_the_norm_grows_with_it(lr, relative):
-    problems = draw_problems(seeds=(0,), design=Design.ORTHONORMAL)
+    problems = draw_problems(seeds=(0,), columns=Columns.ORTHONORMAL)
     penalty = problems.largest_penalty[:, None] * torch.tensor([[10.0, relative]])
     runs = Descent(problems, rule=Rule(method=Method.GD), penalty=penalty, lr=torch.full_like(penalty, lr))
     norm = runs.run(steps=int(400 / lr), window=200).mean_norm[0]
@@ -190,7 +191,7 @@ def test_a_seed_has_its_problem_beside_any_others():
     both, alone = draw_problems(seeds=(5, 2)), draw_problems(seeds=(2,))
     assert torch.equal(both.x[1], alone.x[0])
     assert torch.equal(both.y[1], alone.y[0])
-    gram = draw_problems(seeds=(0,), design=Design.ORTHONORMAL).gram[0]
+    gram = draw_problems(seeds=(0,), columns=Columns.ORTHONORMAL).gram[0]
     assert torch.allclose(gram, torch.eye(20, dtype=torch.float64), atol=1e-14)
 
 

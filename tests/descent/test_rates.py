@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiebreak.descent.activations import RELU, Activation, Shape, c1relu
+from tiebreak.descent.activations import RELU, Activation, c1relu
 from tiebreak.descent.rates import (
     Descent,
     descend,
@@ -17,6 +17,7 @@ from tiebreak.descent.rates import (
     smoothness_bound,
 )
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Shape
 
 EVERY = [c1relu(0.1) if shape is Shape.C1RELU else Activation(shape=shape) for shape in Shape]
 RATES = torch.tensor([0.03, 0.1, 0.3], dtype=torch.float64)
@@ -67,11 +68,14 @@ def test_gains():
 def test_only_a_corner_at_the_minimiser_leaves_a_floor_in_proportion_to_the_step():
     responses = draw_responses(seeds=(0, 1, 2))
     assert only_zero_is_flat(responses.x[0])
-    corner = descend(responses, activation=RELU, lr=RATES, steps=4000, window=1000, eps=(0.1, 1e-9))
+    corner = descend(
+        responses, activation=RELU, lr=RATES, steps=4000, window=1000, targets=torch.full((3,), 0.1)
+    )
     assert 0.8 < floor_exponent(RATES, corner.floor) < 1.3
     assert float(corner.share_rising.min()) > 0.3
-    assert bool((corner.first_below[0] > 0).all())
-    assert bool((corner.first_below[1] == -1).all())
+    assert bool((corner.first_below > 0).all())
+    never = descend(responses, activation=RELU, lr=RATES, steps=400, window=2, targets=RATES * 1e-9)
+    assert bool((never.first_below == -1).all())
     rounded = descend(responses, activation=c1relu(1.0), lr=RATES, steps=4000, window=1000)
     assert float(rounded.floor.max()) < 1e-12
     assert math.isnan(floor_exponent(RATES, rounded.floor * 0))

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from tiebreak.descent import closed_forms
 from tiebreak.descent.absorption import absorb
-from tiebreak.descent.activations import RELU, Activation, Shape
-from tiebreak.descent.losses import Loss
-from tiebreak.descent.mlp import Criterion, Examples, Gain, Layout, Networks, examples
+from tiebreak.descent.activations import RELU, Activation
+from tiebreak.descent.losses import curvature, slope, value
+from tiebreak.descent.mlp import Criterion, Examples, Layout, Networks, examples
 from tiebreak.descent.sharpness import sharpness
 from tiebreak.descent.stability import descend, descend_regression, draw_starts, follow
-from tiebreak.descent.steps import Method, Rule
+from tiebreak.descent.steps import Rule
 from tiebreak.design.axes import Precision, UserError
+from tiebreak.design.descent_axes import Gain, Loss, Method, Shape
 
 
 def rates(*values):
@@ -25,24 +26,24 @@ def rates(*values):
 @pytest.mark.parametrize("loss", list(Loss))
 def test_derivatives_are_those_of_autograd(loss):
     x = torch.linspace(-4, 4, 50, dtype=torch.float64).requires_grad_()  # misses 0, 1 and -1
-    (slope,) = torch.autograd.grad(loss.at(x).sum(), x, create_graph=True)
-    assert torch.allclose(loss.slope(x), slope, rtol=0, atol=1e-13)
+    (first,) = torch.autograd.grad(value(loss, x).sum(), x, create_graph=True)
+    assert torch.allclose(slope(loss, x), first, rtol=0, atol=1e-13)
     # abs has no second graph at all
-    curvature = torch.autograd.grad(slope.sum() + 0 * x.sum(), x)[0]
-    assert torch.allclose(loss.curvature(x), curvature, rtol=0, atol=1e-12)
-    assert bool((slope.abs() <= loss.lipschitz).all())
-    assert bool((curvature <= loss.smoothness).all())
-    assert bool((loss.at(x) >= loss.sharpness_of_minimum * x.abs()).all())
-    assert float(loss.at(torch.zeros(1))) == 0
+    second = torch.autograd.grad(first.sum() + 0 * x.sum(), x)[0]
+    assert torch.allclose(curvature(loss, x), second, rtol=0, atol=1e-12)
+    assert bool((first.abs() <= loss.lipschitz).all())
+    assert bool((second <= loss.smoothness).all())
+    assert bool((value(loss, x) >= loss.sharpness_of_minimum * x.abs()).all())
+    assert float(value(loss, torch.zeros(1))) == 0
 
 
 @given(st.sampled_from([Loss.LOGCOSH, Loss.SQRT1]), st.floats(2.05, 20))
 def test_the_cycle_of_a_smooth_loss_has_its_secant_at_the_edge(loss, lr):
     x = closed_forms.cycle_amplitude(loss, lr=lr)
     point = rates(x)
-    assert float(loss.slope(point)) / x == pytest.approx(2 / lr, rel=1e-10)
-    assert float(point - lr * loss.slope(point)) == pytest.approx(-x, rel=1e-9)
-    assert abs(1 - lr * float(loss.curvature(point))) < 1
+    assert float(slope(loss, point)) / x == pytest.approx(2 / lr, rel=1e-10)
+    assert float(point - lr * slope(loss, point)) == pytest.approx(-x, rel=1e-9)
+    assert abs(1 - lr * float(curvature(loss, point))) < 1
 
 
 @pytest.mark.parametrize("loss", [Loss.LOGCOSH, Loss.SQRT1])
@@ -168,10 +169,10 @@ def test_a_batch_of_networks_takes_the_path_of_torch_optim(shape, criterion):
     optimizer = torch.optim.SGD(parameters, lr=0.3)
     for seen in networks.train(lr=lr, rule=Rule(method=Method.GD), steps=100):
         optimizer.zero_grad()
-        value = loss()
-        value.backward()
+        own = loss()
+        own.backward()
         optimizer.step()
-        assert abs(float(value.detach() - seen[1])) < 1e-12
+        assert abs(float(own.detach() - seen[1])) < 1e-12
     for ours, theirs in zip(networks.points[::2], parameters[::2], strict=True):
         assert float((ours[1].mT - theirs.detach()).abs().max()) < 1e-12
     single = Networks(layout, seeds=(7,), data=data, criterion=criterion)

@@ -1,7 +1,8 @@
 """What kinks do to training by gradient descent, and what is claimed about it: rates, L1, stability.
 
-`lasso`, `rates` and `stability` run batches over penalty, learning rate and seed; `closed_forms` says what
-they must find where a formula does; `claims` holds statements about nonsmooth training against both.
+`lasso`, `rates`, `stability` and `mlp` run batches over penalty, learning rate and seed; `closed_forms` says
+what they must find where a formula does. `measure_descent` measures a cell: it makes rows of a batch, from
+which `report` makes tables, figures and the verdicts on claims.
 
 Example:
     >>> from tiebreak.descent.closed_forms import huber_amplitudes

@@ -12,12 +12,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tiebreak.descent.losses import Loss
+from tiebreak.descent.losses import slope
 from tiebreak.descent.stability import descend
 from tiebreak.design.axes import Precision, UserError
+from tiebreak.design.descent import STORED
+from tiebreak.design.descent_axes import Loss
 
-STORED = (Precision.FP64, Precision.FP32, Precision.FP16, Precision.BF16)
-"""Precisions whose arithmetic is that of one format, computed and stored."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Standing:
+    """Which runs another step would leave where they are.
+
+    Args:
+        at_zero: those at 0 exactly, for good.
+        stuck: those elsewhere: the step is lost in rounding, or the slope is 0.
+    """
+
+    at_zero: Tensor
+    stuck: Tensor
+
+
+def standing(loss: Loss, points: Tensor, *, lr: Tensor, derivative_at_zero: float = 0.0) -> Standing:
+    """Take one more step from each point, in its dtype, and see which do not move.
+
+    Args:
+        loss: what is descended on.
+        points: any shape.
+        lr: broadcasts to it.
+        derivative_at_zero: of abs.
+    """
+    moved = points - lr.to(points) * slope(loss, points, derivative_at_zero=derivative_at_zero)
+    still = moved == points
+    return Standing(at_zero=still & (points == 0), stuck=still & (points != 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +91,23 @@ def absorb(
     """
     if precision not in STORED:
         raise UserError(f"absorption is about {', '.join(STORED)}, got {precision}.")
-    rounded = starts.to(getattr(torch, precision.storage))
     rate = torch.tensor([lr], dtype=torch.float64)
-    before = descend(
-        Loss.ABS, starts=rounded, lr=rate, steps=steps, window=1, derivative_at_zero=derivative_at_zero
-    ).last[0]
-    after = descend(
-        Loss.ABS, starts=before, lr=rate, steps=1, window=1, derivative_at_zero=derivative_at_zero
-    ).last[0]
-    still = after == before
+    limits = descend(
+        Loss.ABS,
+        starts=starts.to(getattr(torch, precision.storage)),
+        lr=rate,
+        steps=steps,
+        window=1,
+        derivative_at_zero=derivative_at_zero,
+    )
+    found = standing(Loss.ABS, limits.last[0], lr=rate, derivative_at_zero=derivative_at_zero)
+    at_zero, stuck = float(found.at_zero.double().mean()), float(found.stuck.double().mean())
     return Absorption(
         precision=precision,
         lr=lr,
         derivative_at_zero=derivative_at_zero,
         num_starts=len(starts),
-        share_at_zero=float((still & (before == 0)).double().mean()),
-        share_stuck=float((still & (before != 0)).double().mean()),
-        share_moving=float((~still).double().mean()),
+        share_at_zero=at_zero,
+        share_stuck=stuck,
+        share_moving=1 - at_zero - stuck,
     )

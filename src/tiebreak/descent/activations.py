@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import torch
@@ -12,27 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiebreak.design.axes import UserError, finite_number
+from tiebreak.design.descent_axes import Shape
 from tiebreak.numerics.relu import relu
-
-
-class Shape(StrEnum):
-    """The graph of an activation s.
-
-    `c1relu` is 0, then z^2/(2 delta), then z - delta/2: the ReLU with its corner rounded over a width delta.
-    It has the ReLU's flat half, gain and convexity, so against the ReLU it changes smoothness and nothing
-    else; the others change gain, range or convexity too.
-    """
-
-    RELU = "relu"
-    LEAKY = "leaky"
-    C1RELU = "c1relu"
-    SOFTPLUS = "softplus"
-    SILU = "silu"
-    GELU = "gelu"
-    ELU = "elu"
-    TANH = "tanh"
-    LINEAR = "linear"
-
 
 _SLOPE_OF_LEAKY = 0.01
 

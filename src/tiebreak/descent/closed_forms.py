@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from scipy.optimize import root_scalar
 from torch import Tensor
 
-from tiebreak.descent.losses import Loss
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Loss
 
 
 def lasso_norm(moment: Float64[Tensor, "... P"], *, lr: float, penalty: Float64[Tensor, " ..."]) -> Tensor:

@@ -9,26 +9,18 @@ without the 1/2 has 2 lambda. Above lambda_max = ||X'y||_inf / N the solution is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from tiebreak.data.streams import normals, stream
-from tiebreak.descent.steps import Method, Rule, Stepper, soft_threshold
+from tiebreak.descent.steps import Rule, Stepper, soft_threshold
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Columns, Method
 
 TRUE_COEFFICIENTS = (3.0, -2.0, 1.5, -1.0, 0.5)
 """The first coefficients of the drawn problems; the others are 0."""
-
-
-class Design(StrEnum):
-    """How the columns of X are drawn: independent normals; the same with correlation 0.5^|i-j|; X'X/N = I."""
-
-    IID = "iid"
-    CORRELATED = "correlated"
-    ORTHONORMAL = "orthonormal"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +34,10 @@ class Problems:
 
     x: Float64[Tensor, "S N P"]
     y: Float64[Tensor, "S N"]
+
+    def to(self, device: torch.device | str) -> Problems:
+        """The same on a device."""
+        return Problems(x=self.x.to(device), y=self.y.to(device))
 
     @property
     def gram(self) -> Float64[Tensor, "S P P"]:
@@ -72,7 +68,7 @@ class Problems:
 def draw_problems(
     *,
     seeds: tuple[int, ...],
-    design: Design = Design.IID,
+    columns: Columns = Columns.IID,
     num_points: int = 100,
     num_features: int = 20,
     noise: float = 0.5,
@@ -81,7 +77,7 @@ def draw_problems(
 
     Args:
         seeds: one problem each.
-        design: how X is drawn.
+        columns: how X is drawn.
         num_points: N.
         num_features: P, at least as many as the true coefficients and at most N.
         noise: standard deviation of the responses around X b.
@@ -99,11 +95,11 @@ def draw_problems(
     drawn = []
     for seed in seeds:
         x = normals(stream("descent/lasso/x", seed=seed), shape=(num_points, num_features)).double()
-        if design is Design.CORRELATED:
+        if columns is Columns.CORRELATED:
             index = torch.arange(num_features)
             correlation = 0.5 ** (index[:, None] - index[None, :]).abs().double()
             x = x @ torch.linalg.cholesky(correlation).mT
-        elif design is Design.ORTHONORMAL:
+        elif columns is Columns.ORTHONORMAL:
             x = torch.linalg.qr(x).Q * num_points**0.5
         errors = normals(stream("descent/lasso/noise", seed=seed), shape=(num_points,)).double()
         drawn.append((x, x @ truth + noise * errors))
@@ -266,7 +262,7 @@ class Descent:
         """One step of every run."""
         gradient = torch.baddbmm(self._moment, self.points, self._gram, beta=-1)
         if self._proximal:
-            self._stepper.step([gradient], threshold=self._penalty)
+            self._stepper.step([gradient], thresholds=[self._penalty])
             return
         gradient.addcmul_(self._level, self.points.sign())
         if self._at_zero:

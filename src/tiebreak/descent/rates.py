@@ -17,8 +17,9 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from tiebreak.data.streams import normals, stream
-from tiebreak.descent.activations import Activation, Shape
+from tiebreak.descent.activations import Activation
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +35,10 @@ class Responses:
     x: Float64[Tensor, "S N P"]
     y: Float64[Tensor, "S N"]
     start: Float64[Tensor, "S P"]
+
+    def to(self, device: torch.device | str) -> Responses:
+        """The same on a device."""
+        return Responses(x=self.x.to(device), y=self.y.to(device), start=self.start.to(device))
 
     @property
     def least_loss(self) -> Float64[Tensor, " S"]:
@@ -110,7 +115,11 @@ class Floors:
         floor: median of f - f* over the window, (S, R).
         best: the least f - f* of the whole run, (S, R).
         share_rising: share of the steps of the window at which the loss rose, (S, R).
-        first_below: the first step k with f_k - f* <= eps for each eps asked for, -1 for never, (E, S, R).
+        first_below: the first step k at which f_k - f* is at most the target, -1 for never and where there
+            are no targets, (S, R).
+        largest_gradient: G, the largest norm of the gradient on the way; NaN where there are no targets, for
+            which alone it is looked at, (S, R).
+        seen: f - f* at the steps that were asked for, (K, S, R).
         reference: f*, (S,): the closed form for relu and c1relu, else the least loss of all runs of the
             problem (so their `floor` is relative to what was seen, and 0 at best).
     """
@@ -119,6 +128,8 @@ class Floors:
     best: Float64[Tensor, "S R"]
     share_rising: Float64[Tensor, "S R"]
     first_below: Tensor
+    largest_gradient: Float64[Tensor, "S R"]
+    seen: Float64[Tensor, "K S R"]
     reference: Float64[Tensor, " S"]
 
 
@@ -141,13 +152,20 @@ class Descent:
         self._activation = activation
         self._scale = lr.to(responses.x).reshape(-1, lr.shape[-1], 1) / responses.x.shape[1]
         self.points = responses.start.unsqueeze(1).repeat(1, lr.shape[-1], 1)
+        self._num_points = responses.x.shape[1]
+
+    @property
+    def gradient(self) -> Float64[Tensor, "S R P"]:
+        """The gradient at the point that the last step left."""
+        return self._gradient / self._num_points
 
     def step(self) -> Float64[Tensor, "S R"]:
         """One step of every run; the loss is that of the point it leaves."""
         z = self.points @ self._x.mT
         excess = self._activation(z) - self._y
         loss = (excess * excess).mean(-1) / 2
-        self.points -= self._scale * ((excess * self._activation.slope(z)) @ self._x)
+        self._gradient = (excess * self._activation.slope(z)) @ self._x
+        self.points -= self._scale * self._gradient
         return loss
 
 
@@ -158,7 +176,8 @@ def descend(
     lr: Float64[Tensor, "*S R"],
     steps: int,
     window: int,
-    eps: tuple[float, ...] = (),
+    targets: Float64[Tensor, "*S R"] | None = None,
+    look_at: tuple[int, ...] = (),
 ) -> Floors:
     """Run gradient descent and say where it came to rest.
 
@@ -168,7 +187,8 @@ def descend(
         lr: R learning rates, (R,) or (S, R).
         steps: of each run.
         window: how many of the last are looked at, 2 to `steps`.
-        eps: gaps whose first step is asked for.
+        targets: the gap of each run whose first step is asked for, (R,) or (S, R).
+        look_at: steps, from 0, whose gaps are kept.
 
     Raises:
         UserError: a window that is not in the run, or a learning rate that is none.
@@ -184,20 +204,27 @@ def descend(
     if not 2 <= window <= steps:
         raise UserError(f"a window lies in the run: 2 to {steps} steps, got {window}.")
     runs = Descent(responses, activation=activation, lr=lr)
-    losses = torch.stack([runs.step() for _ in range(steps)])
+    seen, largest = [], torch.full_like(runs.points[..., 0], 0.0 if targets is not None else torch.nan)
+    for _ in range(steps):
+        seen.append(runs.step())
+        if targets is not None:
+            largest = torch.maximum(largest, runs.gradient.norm(dim=-1))
+    losses = torch.stack(seen)
     best = losses.amin(0)
     known = activation.shape in (Shape.RELU, Shape.C1RELU)
     lowest = torch.where(best.isfinite(), best, torch.inf).amin(1)
     reference = responses.least_loss if known else lowest
     gaps = losses - reference[:, None]
-    below = torch.stack([gaps <= level for level in eps]) if eps else gaps.new_zeros((0, *gaps.shape)).bool()
-    first = torch.where(below.any(1), below.int().argmax(1), -1)
-    seen = gaps[-window:]
+    below = torch.zeros_like(gaps, dtype=torch.bool) if targets is None else gaps <= targets
+    first = torch.where(below.any(0), below.int().argmax(0), -1)
+    last = gaps[-window:]
     return Floors(
-        floor=seen.median(0).values,
+        floor=last.median(0).values,
         best=best - reference[:, None],
-        share_rising=(seen[1:] > seen[:-1]).double().mean(0),
+        share_rising=(last[1:] > last[:-1]).double().mean(0),
         first_below=first,
+        largest_gradient=largest,
+        seen=gaps[list(look_at)],
         reference=reference,
     )
 

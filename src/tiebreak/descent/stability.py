@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from tiebreak.data.streams import normals, stream, uniforms
-from tiebreak.descent.losses import Loss
+from tiebreak.descent.losses import curvature, slope, value
 from tiebreak.descent.mlp import Networks
 from tiebreak.descent.sharpness import Sharpness, sharpness
-from tiebreak.descent.steps import Method, Rule
+from tiebreak.descent.steps import Rule
 from tiebreak.design.axes import UserError
+from tiebreak.design.descent_axes import Loss, Method
 
 
 def draw_starts(*, num: int, reach: float = 5.0, seed: int = 0) -> Float64[Tensor, " n"]:
@@ -80,14 +82,14 @@ def descend(
         raise UserError(f"a window lies in the run: 1 to {steps} steps, got {window}.")
     rate = lr.to(starts.dtype).unsqueeze(1)
     x = starts.repeat(len(lr), 1)
-    best = loss.at(x)
+    best = value(loss, x)
     amplitude, worst = torch.zeros_like(x), torch.zeros_like(x)
     rose = torch.zeros_like(x, dtype=torch.bool)
     for step in range(steps):
-        moved = x - rate * loss.slope(x, derivative_at_zero=derivative_at_zero)
+        moved = x - rate * slope(loss, x, derivative_at_zero=derivative_at_zero)
         rose |= moved.abs() > x.abs()
         x = moved
-        gap = loss.at(x)
+        gap = value(loss, x)
         best = torch.minimum(best, gap)
         if step >= steps - window:
             amplitude, worst = torch.maximum(amplitude, x.abs()), torch.maximum(worst, gap)
@@ -95,8 +97,8 @@ def descend(
         amplitude=amplitude,
         best_gap=best,
         worst_gap=worst,
-        curvature=loss.curvature(x),
-        secant=loss.slope(x) / x,
+        curvature=curvature(loss, x),
+        secant=slope(loss, x) / x,
         rose=rose,
         last=x,
     )
@@ -126,6 +128,7 @@ def descend_regression(
     window: int = 50,
     num_points: int = 50,
     num_features: int = 5,
+    device: torch.device | str = "cpu",
 ) -> RegressionLimits:
     """f(b) = mean of loss(x_i . b - y_i) at steps a = c 2/L with L the largest eigenvalue of X'X/N.
 
@@ -137,6 +140,7 @@ def descend_regression(
         window: how many of the last are looked at, 1 to `steps`.
         num_points: N.
         num_features: P.
+        device: where to compute; the problems are drawn on the CPU.
 
     Raises:
         UserError: a window that is not in the run.
@@ -146,24 +150,24 @@ def descend_regression(
 
     def draw(name: str, shape: tuple[int, ...]) -> Tensor:
         names = [stream(f"descent/stability/{name}", seed=seed) for seed in seeds]
-        return torch.stack([normals(bits, shape=shape).double() for bits in names])
+        return torch.stack([normals(bits, shape=shape).double() for bits in names]).to(device)
 
     x = draw("x", (num_points, num_features))
     y = (x @ draw("b", (num_features, 1))).squeeze(-1) + draw("noise", (num_points,))
     largest = torch.linalg.eigvalsh(x.mT @ x / num_points)[:, -1]
-    rate = torch.tensor(multiples, dtype=torch.float64) * 2 / largest[:, None]
-    points = torch.zeros(len(seeds), len(multiples), num_features, dtype=torch.float64)
+    rate = torch.tensor(multiples, dtype=torch.float64, device=device) * 2 / largest[:, None]
+    points = x.new_zeros(len(seeds), len(multiples), num_features)
     losses, sharp = [], []
     for step in range(steps):
         residual = points @ x.mT - y.unsqueeze(1)
-        losses.append(loss.at(residual).mean(-1))
+        losses.append(value(loss, residual).mean(-1))
         if step >= steps - window:
-            weighted = x.unsqueeze(1) * loss.curvature(residual).unsqueeze(-1)
+            weighted = x.unsqueeze(1) * curvature(loss, residual).unsqueeze(-1)
             hessian = weighted.mT @ x.unsqueeze(1) / num_points
             finite = torch.isfinite(hessian).all(-1).all(-1)
             top = torch.linalg.eigvalsh(torch.where(finite[..., None, None], hessian, 0.0))[..., -1]
             sharp.append(torch.where(finite, top, torch.nan))
-        points = points - rate.unsqueeze(-1) * (loss.slope(residual) @ x / num_points)
+        points = points - rate.unsqueeze(-1) * (slope(loss, residual) @ x / num_points)
     seen = torch.stack(losses)
     last = seen[-window:]
     reference = torch.where(torch.isfinite(seen), seen, torch.inf).amin(0).amin(1, keepdim=True)
@@ -196,6 +200,7 @@ def follow(
     steps: int,
     look_at: tuple[int, ...],
     num_products: int = 40,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Train by full-batch gradient descent and look at the sharpness on the way.
 
@@ -205,6 +210,7 @@ def follow(
         steps: how many.
         look_at: numbers of steps taken at which to look, 0 to `steps`, in order.
         num_products: see `sharpness`.
+        progress: is told how many of how many steps are taken.
 
     Raises:
         UserError: steps to look at that are not in the training.
@@ -218,4 +224,5 @@ def follow(
             found.append(sharpness(networks.losses, networks.points, num_products=num_products))
         if taken < steps:
             losses.append(next(trained))
+            progress(taken + 1, steps)
     return Path(steps=look_at, losses=torch.stack(losses), sharpness=tuple(found))

@@ -4,46 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from tiebreak.design.axes import UserError
-
-
-class Method(StrEnum):
-    """How a gradient becomes a step; momentum, RMSprop and Adam are those of `torch.optim`, constants too.
-
-    `gd` is x - a g; `momentum` heavy-ball with 0.9; `rmsprop` with alpha 0.99; `adam` with 0.9 and 0.999,
-    both with eps 1e-8. `proximal` takes the gradient of the smooth part only and then soft-thresholds by
-    a lambda: the solver that L1 penalties are made for.
-    """
-
-    GD = "gd"
-    MOMENTUM = "momentum"
-    RMSPROP = "rmsprop"
-    ADAM = "adam"
-    PROXIMAL = "proximal"
-
-
-class Decay(StrEnum):
-    """The learning rate at step k = 0, 1, ...: a; a/sqrt(1 + k/100); a/(1 + k/100)."""
-
-    NONE = "none"
-    SQRT = "sqrt"
-    INVERSE = "inverse"
-
-    def factor(self, step: int) -> float:
-        """What the learning rate is multiplied by at this step, counted from 0."""
-        match self:
-            case Decay.NONE:
-                return 1.0
-            case Decay.SQRT:
-                return (1 + step / 100) ** -0.5
-            case Decay.INVERSE:
-                return 1 / (1 + step / 100)
-
+from tiebreak.design.descent_axes import Decay, Method
 
 MOMENTUM = 0.9
 ALPHA = 0.99
@@ -99,28 +65,32 @@ class Stepper:
         held = {Method.MOMENTUM: 1, Method.RMSPROP: 1, Method.ADAM: 2}.get(rule.method, 0)
         self._held = [[torch.zeros_like(point) for _ in range(held)] for point in points]
 
-    def step(self, gradients: Sequence[Tensor], *, threshold: Tensor | None = None) -> None:
+    def step(self, gradients: Sequence[Tensor], *, thresholds: Sequence[Tensor | None] | None = None) -> None:
         """One step of every run.
 
         Args:
             gradients: one a point, of its shape.
-            threshold: for `proximal`, lambda over the leading dimensions of the points: after a step with
-                learning rate a each coordinate is moved towards 0 by a lambda, and stops there.
+            thresholds: for `proximal`, one a point: lambda over its leading dimensions, or None for a point
+                without a penalty. After a step with learning rate a each coordinate is moved towards 0 by
+                a lambda, and stops there.
 
         Raises:
             UserError: a threshold for another method, or none for `proximal`.
         """
-        if (threshold is None) == (self._rule.method is Method.PROXIMAL):
+        if (thresholds is None) == (self._rule.method is Method.PROXIMAL):
             raise UserError(
                 f"a threshold belongs to proximal steps and to no others, got {self._rule.method}."
             )
         factor = self._rule.decay.factor(self._num_taken)
         self._num_taken += 1
-        for point, gradient, lr, held in zip(self._points, gradients, self._lr, self._held, strict=True):
+        cuts = [None] * len(self._points) if thresholds is None else thresholds
+        for point, gradient, lr, held, cut in zip(
+            self._points, gradients, self._lr, self._held, cuts, strict=True
+        ):
             rate = lr if factor == 1.0 else lr * factor
             self._move(point, gradient, rate, held)
-            if threshold is not None:
-                point.copy_(soft_threshold(point, rate * _over(threshold, point)))
+            if cut is not None:
+                point.copy_(soft_threshold(point, rate * _over(cut, point)))
 
     def _move(self, point: Tensor, gradient: Tensor, rate: Tensor, held: list[Tensor]) -> None:
         match self._rule.method:

@@ -451,4 +451,8 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
         raise DesignError(f"{key} must be true or false, got {value!r}.")
     if hint is str and not isinstance(value, str):
         raise DesignError(f"{key} must be text, got {value!r}.")
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple) or not value:
+            raise DesignError(f"{key} must be a list of one value or more, got {value!r}.")
+        return tuple(_coerce(item, get_args(hint)[0], key) for item in value)
     return value

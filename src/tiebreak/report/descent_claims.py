@@ -1,4 +1,4 @@
-"""Statements about nonsmooth training, each with numbers that could refute it, and the verdict they give.
+"""Statements about training with kinks, each with numbers that could refute it, and the verdict they give.
 
 A claim is tested as it is worded. Each of its checks says what a number must be for the claim to stand, and
 the verdict is counted: it *holds* if all checks pass, *fails* if none does, and is *mixed* otherwise.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from tiebreak.descent import evidence
-from tiebreak.descent.evidence import Check
+import pandas as pd
+
 from tiebreak.design.axes import UserError
+from tiebreak.report import descent_evidence as evidence
+from tiebreak.report.checks import Check, Verdict, verdict_of
 
-
-class Verdict(StrEnum):
-    """What the checks say of a claim."""
-
-    HOLDS = "holds"
-    FAILS = "fails"
-    MIXED = "mixed"
+Tables = Mapping[str, pd.DataFrame]
 
 
 class Origin(StrEnum):
@@ -48,14 +43,14 @@ class Claim:
         statement: as it is tested.
         origin: where it is from.
         scope: what the numbers are about; nothing is said beyond it.
-        gather: makes the checks; seconds to a minute.
+        gather: its checks from the tables of a study, None where cells that it is about are not there.
     """
 
     name: str
     statement: str
     origin: Origin
     scope: str
-    gather: Callable[[], tuple[Check, ...]]
+    gather: Callable[[Tables], tuple[Check, ...] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,6 @@ class Finding:
         scope: of the claim.
         verdict: counted from the checks.
         checks: what was measured, and what it had to be.
-        seconds: of this process's CPU time.
     """
 
     name: str
@@ -78,23 +72,11 @@ class Finding:
     scope: str
     verdict: Verdict
     checks: tuple[Check, ...]
-    seconds: float
 
-
-def verdict_of(checks: Sequence[Check]) -> Verdict:
-    """Holds if all checks pass, fails if none does, else mixed.
-
-    Raises:
-        ValueError: no check at all, which is no evidence.
-
-    Example:
-        >>> verdict_of([Check(name="share", value=0.5, low=1.0, high=1.0)]).value
-        'fails'
-    """
-    passed = [check.passed for check in checks]
-    if not passed:
-        raise ValueError("a verdict needs a check")
-    return Verdict.HOLDS if all(passed) else Verdict.MIXED if any(passed) else Verdict.FAILS
+    @property
+    def num_passed(self) -> int:
+        """Checks whose number lies in its range."""
+        return sum(check.passed for check in self.checks)
 
 
 CLAIMS = (
@@ -120,7 +102,8 @@ CLAIMS = (
         statement="In fp64 gradient methods on an L1 penalty set no coefficient to exactly 0; proximal "
         "descent sets those of the true solution.",
         origin=Origin.ABSTRACT,
-        scope="linear model, 100 x 20, 3 problems, 6 penalties, steps 0.1 and 0.01, 10,000 steps",
+        scope="linear model, 100 x 20, 5 problems, 35 penalties of 0.05 to 100 lambda_max, steps 0.1 and "
+        "0.01, 10,000 steps",
         gather=evidence.exact_zeros,
     ),
     Claim(
@@ -194,30 +177,60 @@ def chosen(names: Sequence[str]) -> tuple[Claim, ...]:
     return tuple(claim for claim in CLAIMS if not wanted or claim.name in wanted)
 
 
-def examine(claims: Sequence[Claim] = CLAIMS) -> Iterator[Finding]:
-    """Test claims, one after the other.
+def findings(tables: Tables, *, claims: Sequence[Claim] = CLAIMS) -> tuple[Finding, ...]:
+    """Judge the claims that the tables of a study are about; those whose cells are not there are left out.
 
     Args:
+        tables: as `build_tables` or `read_tables` give them.
         claims: which.
-
-    Yields:
-        What was found, in their order.
     """
+    found = []
     for claim in claims:
-        begin = time.process_time()
-        checks = claim.gather()
-        yield Finding(
-            name=claim.name,
-            statement=claim.statement,
-            origin=claim.origin,
-            scope=claim.scope,
-            verdict=verdict_of(checks),
-            checks=checks,
-            seconds=round(time.process_time() - begin, 3),
-        )
+        if (checks := claim.gather(tables)) is not None:
+            found.append(
+                Finding(
+                    name=claim.name,
+                    statement=claim.statement,
+                    origin=claim.origin,
+                    scope=claim.scope,
+                    verdict=verdict_of(checks),
+                    checks=checks,
+                )
+            )
+    return tuple(found)
 
 
-def to_json(findings: Sequence[Finding]) -> str:
+def claim_tables(found: Sequence[Finding]) -> dict[str, pd.DataFrame]:
+    """Tables `claims`, one row a claim, and `checks`, one row a check."""
+    claims = [
+        {
+            "claim": finding.name,
+            "verdict": str(finding.verdict),
+            "num_checks": len(finding.checks),
+            "num_passed": finding.num_passed,
+            "statement": finding.statement,
+            "scope": finding.scope,
+            "origin": str(finding.origin),
+        }
+        for finding in found
+    ]
+    checks = [
+        {
+            "claim": finding.name,
+            "check": check.name,
+            "value": check.value,
+            "wanted": check.wanted,
+            "low": check.low,
+            "high": check.high,
+            "passed": check.passed,
+        }
+        for finding in found
+        for check in finding.checks
+    ]
+    return {"claims": pd.DataFrame(claims), "checks": pd.DataFrame(checks)}
+
+
+def to_json(found: Sequence[Finding]) -> str:
     """Findings as one JSON list; numbers that are not finite are spelled as in records."""
 
     def spelled(value: object) -> object:
@@ -228,27 +241,44 @@ def to_json(findings: Sequence[Finding]) -> str:
         return [spelled(item) for item in value] if isinstance(value, list | tuple) else value
 
     rows = []
-    for finding in findings:
+    for finding in found:
         row = asdict(finding)
         row["checks"] = [asdict(check) | {"passed": check.passed} for check in finding.checks]
         rows.append(spelled(row))
     return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_text(findings: Sequence[Finding]) -> str:
+def to_text(found: Sequence[Finding]) -> str:
     """Findings for a terminal: the verdict, the claim, its scope, and each check with its range."""
     lines = []
-    for finding in findings:
-        passed = sum(check.passed for check in finding.checks)
+    for finding in found:
         lines += [
-            f"{finding.name:4} {finding.verdict.upper()} ({passed} of {len(finding.checks)} checks)  "
-            f"{finding.statement}",
-            f"     {finding.scope} [{finding.origin}, {finding.seconds:.1f} s]",
+            f"{finding.name:4} {finding.verdict.upper()} ({finding.num_passed} of {len(finding.checks)} "
+            f"checks)  {finding.statement}",
+            f"     {finding.scope} [{finding.origin}]",
         ]
         width = max(len(check.name) for check in finding.checks)
         lines += [
-            f"     {'+' if check.passed else '-'} {check.name:{width}}  {check.value:.6g} {check.wanted}"
+            f"     {'+' if check.passed else '-'} {check.name:{width}}  {check.value:.6g} "
+            f"(wanted {check.wanted})"
             for check in finding.checks
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def sentences(found: Sequence[Finding]) -> list[str]:
+    """The verdicts in words, for a report: how many of each, then claim by claim."""
+    if not found:
+        return []
+    counts = {verdict: [item.name for item in found if item.verdict is verdict] for verdict in Verdict}
+    words = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in counts.items() if names]
+    first = f"Of {len(found)} statements tested here: {'; '.join(words)}."
+    return [
+        first,
+        *(
+            f"{item.name} {item.verdict} ({item.num_passed} of {len(item.checks)} checks): {item.statement} "
+            f"Tested on: {item.scope}."
+            for item in found
+        ),
+    ]
