@@ -27,7 +27,7 @@ def kinks(setting: Kinks, place: Place) -> Iterator[Row]:
     seeds = place.seeds(setting.num_seeds)
     runs = [(index, rate) for index in range(len(seeds)) for rate in setting.lrs]
     lr = torch.tensor([rate for _, rate in runs], device=place.device)
-    penalty = torch.full_like(lr, setting.penalty) if setting.penalty else None
+    penalty = torch.full_like(lr, setting.weight_penalty) if setting.weight_penalty else None
     batches, trained = [], []
     for derivative in setting.derivatives:
         at_relu = derivative if setting.kink is Kink.RELU else 0.0
@@ -109,7 +109,7 @@ def _look(
                 "seed": index,
                 "lr": rate,
                 "step": step,
-                "loss": float(loss[run]),
+                "train_loss": float(loss[run]),
                 "test_accuracy": float(accuracy[run]),
                 "relu_hits": int(hits.relu[run]),
                 "relu_seen": hits.num_relu,

@@ -168,7 +168,7 @@ def pruning(setting: Pruning, place: Place) -> Iterator[Row]:
             # of weights that only the penalty moves: T-L1 with z = 0
             "norm_of_cycles": num_weights * rate * level / (2 - rate) if is_closed else None,
             "share_zero": float(zeros[run]) / setting.window,
-            "loss": float(loss[run]),
+            "train_loss": float(loss[run]),
             "train_accuracy": float(fitted[run]),
             "test_accuracy": float(tested[run]),
             "diverged": not bool(weights_of(networks.points)[run].isfinite().all()),

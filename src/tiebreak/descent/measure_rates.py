@@ -101,7 +101,7 @@ def training(setting: Training, place: Place) -> Iterator[Row]:
                 "row": "fit",
                 "seed": index,
                 "lr": value,
-                "loss": last,
+                "train_loss": last,
                 "train_accuracy": float(fitted[index, run]),
                 "test_accuracy": float(tested[index, run]),
                 "diverged": not bool(seen[:, index, run].isfinite().all()),

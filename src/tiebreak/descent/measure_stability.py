@@ -154,7 +154,7 @@ def sharpness(setting: Sharpness, place: Place) -> Iterator[Row]:
                 "seed": index,
                 "lr": rate,
                 "step": step,
-                "loss": float(losses[step, run]),
+                "train_loss": float(losses[step, run]),
                 "sharpness": float(look.value[run]),
                 "residual": float(look.residual[run]),
                 "edges": float(look.value[run]) * rate / 2,

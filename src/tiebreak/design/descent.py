@@ -371,7 +371,7 @@ class Kinks(OnNetworks):
     Args:
         kink: which one has another derivative.
         derivatives: chosen there; the first is the reference. Runs of a seed differ in nothing else.
-        penalty: lambda of the L1 penalty on the weights.
+        weight_penalty: lambda of the L1 penalty on the weights.
         fused_bias: whether a layer rounds once, or its product first and then its sum with the bias.
         every: steps from a look at the distance to the reference to the next.
     """
@@ -384,14 +384,14 @@ class Kinks(OnNetworks):
     steps: int = 200
     kink: Kink = Kink.RELU
     derivatives: tuple[float, ...] = (0.0, 0.5, 1.0)
-    penalty: float = 0.0
+    weight_penalty: float = 0.0
     fused_bias: bool = True
     every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self.every, 1, "protocol.every")
-        _not_negative(self.penalty, "protocol.penalty")
+        _not_negative(self.weight_penalty, "protocol.weight_penalty")
         if len(set(self.derivatives)) < 2 or len(set(self.derivatives)) < len(self.derivatives):
             raise DesignError(
                 "protocol.derivatives are compared with the first of them, so there are two or more and no "
@@ -401,10 +401,10 @@ class Kinks(OnNetworks):
             raise DesignError(
                 f"protocol.kink=relu needs activation=relu, got {self.activation}. Use kink=penalty."
             )
-        if (self.kink is Kink.PENALTY) != (self.penalty > 0):
+        if (self.kink is Kink.PENALTY) != (self.weight_penalty > 0):
             raise DesignError(
-                "protocol.penalty is above 0 with kink=penalty and 0 with kink=relu, got "
-                f"{self.penalty} with {self.kink}."
+                "protocol.weight_penalty is above 0 with kink=penalty and 0 with kink=relu, got "
+                f"{self.weight_penalty} with {self.kink}."
             )
 
 

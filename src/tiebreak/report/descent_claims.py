@@ -201,7 +201,7 @@ def findings(tables: Tables, *, claims: Sequence[Claim] = CLAIMS) -> tuple[Findi
 
 
 def claim_tables(found: Sequence[Finding]) -> dict[str, pd.DataFrame]:
-    """Tables `claims`, one row a claim, and `checks`, one row a check."""
+    """Tables `descent_claims`, one row a claim, and `descent_checks`, one row a check."""
     claims = [
         {
             "claim": finding.name,
@@ -227,7 +227,7 @@ def claim_tables(found: Sequence[Finding]) -> dict[str, pd.DataFrame]:
         for finding in found
         for check in finding.checks
     ]
-    return {"claims": pd.DataFrame(claims), "checks": pd.DataFrame(checks)}
+    return {"descent_claims": pd.DataFrame(claims), "descent_checks": pd.DataFrame(checks)}
 
 
 def to_json(found: Sequence[Finding]) -> str:

@@ -17,7 +17,7 @@ def claims_figure(claims: pd.DataFrame) -> Figure:
     """The checks that each claim passed, of all it had, with the verdict that they give.
 
     Args:
-        claims: table `claims`.
+        claims: table `descent_claims`.
     """
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.35 + 0.3 * len(claims))
@@ -29,9 +29,9 @@ def claims_figure(claims: pd.DataFrame) -> Figure:
             axes.barh(row, share, color=colour, height=0.5, gid=f"claim:{claim['claim']}")
             axes.text(-0.03, row, claim["claim"], ha="right", va="center", fontweight="bold")
             axes.text(1.04, row, claim["verdict"], va="center", color=colour, fontweight="bold")
-            axes.text(1.36, row, f"{claim['num_passed']} of {claim['num_checks']}", va="center")
-            statement = textwrap.shorten(claim["statement"], 170, placeholder=" ...")
-            axes.text(1.78, row, textwrap.fill(statement, 86), va="center", fontsize=6, linespacing=1.05)
+            axes.text(1.44, row, f"{claim['num_passed']} of {claim['num_checks']}", va="center")
+            statement = textwrap.shorten(claim["statement"], 190, placeholder=" ...")
+            axes.text(1.95, row, textwrap.fill(statement, 96), va="center", fontsize=6, linespacing=1.05)
         axes.set(xlim=(-0.2, 6.2), ylim=(len(claims) - 0.4, -0.6))
         axes.set_axis_off()
     return figure

@@ -82,9 +82,9 @@ def best_losses(fits: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         fits: table `fits`.
         by: columns that tell networks apart.
     """
-    known = fits.assign(loss=fits["loss"].astype(float).fillna(math.inf))
-    medians = known.groupby([*by, "lr"], sort=False)["loss"].median().reset_index()
-    return medians.loc[medians.groupby(list(by), sort=False)["loss"].idxmin()].reset_index(drop=True)
+    known = fits.assign(train_loss=fits["train_loss"].astype(float).fillna(math.inf))
+    medians = known.groupby([*by, "lr"], sort=False)["train_loss"].median().reset_index()
+    return medians.loc[medians.groupby(list(by), sort=False)["train_loss"].idxmin()].reset_index(drop=True)
 
 
 def network_losses(tables: Tables) -> tuple[Check, ...] | None:
@@ -97,7 +97,7 @@ def network_losses(tables: Tables) -> tuple[Check, ...] | None:
         return None
     best = best_losses(fits, ["activation", "delta", "gain", "depth"])
     losses = {
-        (row["activation"], row["delta"], row["gain"], row["depth"]): row["loss"]
+        (row["activation"], row["delta"], row["gain"], row["depth"]): row["train_loss"]
         for row in best.to_dict("records")
     }
     checks = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +22,8 @@ def lasso_figure(lasso: pd.DataFrame, traces: pd.DataFrame | None) -> Figure:
     """
     wide = wide_penalties(lasso)
     wide = wide.assign(label=method_labels, relative=wide["relative"].round(6))
-    styles = lines_by_method(wide)
+    told = wide if traces is None else pd.concat([wide, traces.assign(label=method_labels)])
+    styles = lines_by_method(told)
     with paper_style():
         figure, axes = panels(3 if traces is None else 4, columns=2, height=2.4)
         for panel, column, truth, ylabel, title in (
@@ -40,7 +44,7 @@ def lasso_figure(lasso: pd.DataFrame, traces: pd.DataFrame | None) -> Figure:
         axes[0].set_yscale("log")
         axes[0].set_ylim(1e-3, None)
         if traces is not None:
-            _iterates(axes[3], traces.assign(label=method_labels))
+            _iterates(axes[3], traces.assign(label=method_labels), styles)
         legend_below(figure, axes[1], columns=5)
     return figure
 
@@ -56,19 +60,13 @@ def wide_penalties(lasso: pd.DataFrame) -> pd.DataFrame:
     return plain[plain.groupby("cell")["relative"].transform("nunique") >= 10]
 
 
-def _iterates(axes: Axes, traces: pd.DataFrame) -> None:
+def _iterates(axes: Axes, traces: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]) -> None:
     here = traces[traces["coordinate"] == traces["coordinate"].max()]
-    styles = lines_by_method(here)
     for label, path in here.groupby("label", sort=False):
         axes.plot(
             path["step"], path["value"].astype(float), marker=".", gid=f"trace:{label}", **styles[str(label)]
         )
-        axes.annotate(
-            str(label), (path["step"].iloc[-1], path["value"].iloc[-1]), xytext=(3, 0),
-            textcoords="offset points", fontsize=5.5, color=styles[str(label)]["color"], va="center",
-        )  # fmt: skip
     axes.set_yscale("symlog", linthresh=1e-3)
-    axes.set_xlim(None, path["step"].max() * 1.25)
     axes.set(xlabel="last steps", ylabel="a coefficient, solution 0", title="iterates around the kink")
 
 

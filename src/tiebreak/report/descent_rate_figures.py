@@ -111,8 +111,8 @@ def networks_figure(fits: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 def _best_rates(fits: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
     """(data, gain, depth, label) -> best learning rate and the median loss there."""
-    known = fits.assign(loss=fits["loss"].astype(float).fillna(np.inf))
-    medians = known.groupby(["data", "gain", "depth", "label", "lr"], sort=False)["loss"].median()
+    known = fits.assign(train_loss=fits["train_loss"].astype(float).fillna(np.inf))
+    medians = known.groupby(["data", "gain", "depth", "label", "lr"], sort=False)["train_loss"].median()
     best: dict[tuple[Any, ...], tuple[float, float]] = {}
     for (*key, lr), loss in medians.items():
         if tuple(key) not in best or loss < best[tuple(key)][1]:

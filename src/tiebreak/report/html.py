@@ -161,7 +161,7 @@ def _shown(name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, An
     """A table as the template wants it: varying axes and every measured column."""
     table = tables[name]
     axes, varying = set(axis_names()), set(varying_axes(table))
-    own = ("recipe", "epoch", "pool", "copy", "jacobian", "reference")
+    own = ("recipe", "epoch", "pool", "copy", "jacobian", "reference", "lr")
     names = [
         column
         for column in table.columns

@@ -127,9 +127,9 @@ def table_index(
     remark on images that are not the official ones."""
     entries = {}
     for name, table in tables.items():
-        made = frames.trials[
-            frames.trials["cell"].isin(table["cell"]) & (frames.trials["outcome"] != MISSING)
-        ]
+        made = frames.trials[frames.trials["outcome"] != MISSING]
+        if "cell" in table:  # else it is about all cells together
+            made = made[made["cell"].isin(table["cell"])]
         ended = sorted(_texts(made, "ended"))
         entries[name] = {
             "study": study,

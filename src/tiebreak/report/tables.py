@@ -18,6 +18,7 @@ from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
+from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_claims
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.scoreboard import statement_table
 from tiebreak.report.stats import bootstrap_mean
@@ -35,6 +36,7 @@ ROW_KINDS = {
     "tie_map": ("image", "tie_window"),
     "norm_pool": ("norm_gap",),
     "correctness": ("statement",),
+    **DESCENT_ROWS,
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
@@ -43,6 +45,7 @@ _AS_THEY_ARE = {
     "images": "image",
     "tied_windows": "tie_window",
     "norm_gaps": "norm_gap",
+    **DESCENT_TABLES,
 }
 """Tables that are the rows of one kind, by name."""
 
@@ -261,11 +264,13 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables |= {"statements": statement_table(statements), "statement_networks": statements}
     if len(best := frames.of("best")):
         tables["lr_search"] = lr_search_table(frames.of("candidate"), best)
-    return {
-        name: in_order(with_axes(table, cells), axes=list(cells.columns))
-        for name, table in tables.items()
-        if len(table)
-    }
+    return with_claims(
+        {
+            name: in_order(with_axes(table, cells), axes=list(cells.columns))
+            for name, table in tables.items()
+            if len(table)
+        }
+    )
 
 
 def with_axes(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
