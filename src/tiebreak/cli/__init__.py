@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     descending.add_arguments(
-        verb("descent", descending.descent, "test claims about training with kinks and say which hold")
+        verb("descent", descending.descent, "say what holds of ten claims about training with kinks")
     )
 
     conventions = verb("conventions", machine.conventions, "measure what this torch does at ties and kinks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tiebreak.design.cell import AnyTrial, Cell
 from tiebreak.design.correctness import CorrectnessCell
+from tiebreak.design.descent import DescentCell
 from tiebreak.design.stored import trial_of
 from tiebreak.records.session import Outcome, Session
 
@@ -19,6 +20,10 @@ def measure(trial: AnyTrial, session: Session) -> Outcome:
         from tiebreak.theory.measuring import measure_correctness
 
         return measure_correctness(trial_of(CorrectnessCell, trial, asker="theory"), session)
+    if isinstance(trial.cell, DescentCell):
+        from tiebreak.descent.measure import measure_descent
+
+        return measure_descent(trial_of(DescentCell, trial, asker="descent"), session)
     from tiebreak.protocols import measure as measure_pooling
 
     return measure_pooling(trial_of(Cell, trial, asker="protocols"), session)

@@ -22,9 +22,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tiebreak.design.axes import DesignError
 from tiebreak.design.cell import AnyCell, Cell
 from tiebreak.design.correctness import CorrectnessCell
+from tiebreak.design.descent import DescentCell
 from tiebreak.design.stored import FAMILIES
 
-ROOTS: Mapping[type[AnyCell], str] = MappingProxyType({Cell: "config", CorrectnessCell: "correctness"})
+ROOTS: Mapping[type[AnyCell], str] = MappingProxyType(
+    {Cell: "config", CorrectnessCell: "correctness", DescentCell: "descent"}
+)
 """The file that a cell is composed from, without its suffix, by the study that it belongs to."""
 
 GROUPS = ("arch", "data", "precision", "pool", "optimizer", "protocol")

@@ -127,6 +127,8 @@ def plain(part: Any) -> dict[str, Any]:
             value = str(value)
         elif isinstance(value, Checked):
             value = plain(value)
+        elif isinstance(value, tuple):
+            value = list(value)
         found[item.name] = value
     return found
 

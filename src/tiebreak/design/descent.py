@@ -7,10 +7,13 @@ precision) is an axis between cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
-from tiebreak.design.axes import DesignError, Precision
+from tiebreak.design.any_cell import AnyCell
+from tiebreak.design.axes import DesignError, Precision, whole_number
 from tiebreak.design.descent_axes import (
     Columns,
     Decay,
@@ -23,8 +26,7 @@ from tiebreak.design.descent_axes import (
     Source,
     StepUnit,
 )
-from tiebreak.design.settings import _at_least
-from tiebreak.design.settings import _Checked as AnyMeasure
+from tiebreak.design.settings import AnyMeasure
 
 STORED = (Precision.FP64, Precision.FP32, Precision.FP16, Precision.BF16)
 """Precisions whose arithmetic is that of one format, computed and stored."""
@@ -40,7 +42,6 @@ class _Descent(AnyMeasure):
     """
 
     PRECISIONS: ClassVar[tuple[Precision, ...]] = STORED
-    _prefix: ClassVar[str] = "protocol."
 
     precision: Precision = Precision.FP64
     lrs: tuple[float, ...] = (0.1,)
@@ -411,8 +412,39 @@ class Kinks(OnNetworks):
 DescentMeasure = Floors | Lasso | Scalar | Regression | Training | Pruning | Sharpness | Kinks
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescentCell(AnyCell):
+    """One point of the design of the study of training with kinks; its axes are settings of the protocol.
+
+    Example:
+        >>> DescentCell(measure=Scalar(loss=Loss.HUBER)).words
+        ('descent_scalar', 'huber')
+    """
+
+    PROTOCOLS: ClassVar[Mapping[str, type[AnyMeasure]]] = MappingProxyType(
+        {
+            kind.protocol: kind
+            for kind in (Floors, Lasso, Scalar, Regression, Training, Pruning, Sharpness, Kinks)
+        }
+    )
+    SINCE: ClassVar[int] = 3
+
+    measure: DescentMeasure
+
+    def axes(self) -> dict[str, Any]:
+        """The cell as one flat row, for tables; several numbers are joined by blanks."""
+        return {
+            name: " ".join(f"{item:g}" for item in value) if isinstance(value, list) else value
+            for name, value in super().axes().items()
+        }
+
+
 def _labelled(shape: Shape, delta: float) -> str:
     return f"{shape}_{delta:g}" if delta else str(shape)
+
+
+def _at_least(value: int, least: int, key: str) -> None:
+    whole_number(value, key=key, least=least)
 
 
 def _positive(values: tuple[float, ...], key: str, *, or_zero: bool = False) -> None:

@@ -9,8 +9,9 @@ from tiebreak.design.any_cell import SCHEMA, AnyCell
 from tiebreak.design.axes import DesignError
 from tiebreak.design.cell import AnyTrial, Cell, Trial
 from tiebreak.design.correctness import CorrectnessCell
+from tiebreak.design.descent import DescentCell
 
-FAMILIES: tuple[type[AnyCell], ...] = (Cell, CorrectnessCell)
+FAMILIES: tuple[type[AnyCell], ...] = (Cell, CorrectnessCell, DescentCell)
 """The class of cells of each study; a protocol belongs to one of them."""
 
 _C = TypeVar("_C", bound=AnyCell)
