@@ -279,7 +279,7 @@ class OnNetworks(_Descent):
     @property
     def words(self) -> tuple[str, ...]:
         """What the name of a cell says of it."""
-        return (str(self.data), _labelled(self.activation, self.delta))
+        return (str(self.data), _labelled(self.activation, self.delta), f"depth{self.depth}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
