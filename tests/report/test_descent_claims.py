@@ -23,6 +23,7 @@ from tiebreak.report.descent_claims import (
     to_text,
 )
 from tiebreak.report.descent_tables import with_claims
+from tiebreak.report.panels import varying_axes
 
 PASS = Check(name="in", value=1.0, low=0.0, high=1.0)
 MISS = Check(name="out", value=1.5, low=0.0, high=1.0)
@@ -173,6 +174,11 @@ def test_tables_of_claims_stand_beside_those_they_come_from():
     assert len(tables["descent_checks"]) == tables["descent_claims"]["num_checks"].sum()
     assert set(with_claims({"zones": pd.DataFrame({"cell": ["c"]})})) == {"zones"}
     assert set(with_claims({"limits": table({"lr": 1.0})})) == {"limits"}
+
+
+def test_a_table_that_names_no_cell_has_no_axes():
+    # `statement` is an axis of another study
+    assert varying_axes(pd.DataFrame({"claim": ["C1", "C2"], "statement": ["one", "another"]})) == []
 
 
 def finding():

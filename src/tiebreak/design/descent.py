@@ -225,6 +225,7 @@ class Regression(_Descent):
     protocol: ClassVar[str] = "descent_regression"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = (Precision.FP64,)
 
+    lrs: tuple[float, ...] = (0.5, 1.5)
     loss: Loss = Loss.HUBER
     num_problems: int = 5
     num_points: int = 50

@@ -208,7 +208,7 @@ def claim_tables(found: Sequence[Finding]) -> dict[str, pd.DataFrame]:
             "verdict": str(finding.verdict),
             "num_checks": len(finding.checks),
             "num_passed": finding.num_passed,
-            "statement": finding.statement,
+            "words": finding.statement,
             "scope": finding.scope,
             "origin": str(finding.origin),
         }

@@ -30,7 +30,7 @@ def claims_figure(claims: pd.DataFrame) -> Figure:
             axes.text(-0.03, row, claim["claim"], ha="right", va="center", fontweight="bold")
             axes.text(1.04, row, claim["verdict"], va="center", color=colour, fontweight="bold")
             axes.text(1.44, row, f"{claim['num_passed']} of {claim['num_checks']}", va="center")
-            statement = textwrap.shorten(claim["statement"], 190, placeholder=" ...")
+            statement = textwrap.shorten(claim["words"], 190, placeholder=" ...")
             axes.text(1.95, row, textwrap.fill(statement, 96), va="center", fontsize=6, linespacing=1.05)
         axes.set(xlim=(-0.2, 6.2), ylim=(len(claims) - 0.4, -0.6))
         axes.set_axis_off()

@@ -38,7 +38,7 @@ def axis_names() -> tuple[str, ...]:
 def varying_axes(table: pd.DataFrame) -> list[str]:
     """Axes with more than one value in the table and one value in each cell."""
     names = [name for name in axis_names() if name in table and table[name].nunique(dropna=False) > 1]
-    if not names:
+    if not names or "cell" not in table:
         return []
     within = table.groupby("cell")[names].nunique(dropna=False)
     return [name for name in names if within[name].max() == 1]
