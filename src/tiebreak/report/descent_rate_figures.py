@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tiebreak.design.descent_axes import Gain
+from tiebreak.report.descent_evidence import best_losses
 from tiebreak.report.descent_panels import FLOOR, activation_labels, legend, lines, logarithmic, panels
+from tiebreak.report.panels import groups
 from tiebreak.report.style import MUTED, colours, markers, offsets, paper_style
 
 
@@ -48,7 +50,7 @@ def _gap_curves(axes: Axes, curves: pd.DataFrame) -> None:
 
 def _floors_by_step(axes: Axes, floors: pd.DataFrame) -> None:
     styles, shapes = lines(floors["label"]), markers(floors["label"].unique())
-    for label, part in floors.groupby("label", sort=False):
+    for (label,), part in groups(floors, "label"):
         median = part.groupby("asked")["floor"].median().astype(float).clip(lower=FLOOR)
         axes.plot(median.index, median, shapes[label], label=label, gid=f"floor:{label}", **styles[label])
     logarithmic(axes, "x", "y")
@@ -111,13 +113,11 @@ def networks_figure(fits: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 def _best_rates(fits: pd.DataFrame) -> dict[tuple[Any, ...], tuple[float, float]]:
     """(data, gain, depth, label) -> best learning rate and the median loss there."""
-    known = fits.assign(train_loss=fits["train_loss"].astype(float).fillna(np.inf))
-    medians = known.groupby(["data", "gain", "depth", "label", "lr"], sort=False)["train_loss"].median()
-    best: dict[tuple[Any, ...], tuple[float, float]] = {}
-    for (*key, lr), loss in medians.items():
-        if tuple(key) not in best or loss < best[tuple(key)][1]:
-            best[tuple(key)] = (lr, float(loss))
-    return best
+    best = best_losses(fits, ["data", "gain", "depth", "label"])
+    return {
+        (row["data"], row["gain"], row["depth"], row["label"]): (row["lr"], row["train_loss"])
+        for row in best.to_dict("records")
+    }
 
 
 def _ratios(axes: Axes, fits: pd.DataFrame) -> None:
@@ -161,7 +161,7 @@ def _losses(axes: Axes, curves: pd.DataFrame, fits: pd.DataFrame) -> None:
     best = _best_rates(fits)
     labels = list(fits["label"].unique())
     styles = lines(labels)
-    for (label, gain), part in curves.groupby(["label", "gain"], sort=False):
+    for (label, gain), part in groups(curves, "label", "gain"):
         key = (part["data"].iloc[0], gain, part["depth"].iloc[0], label)
         if gain == "he" and label != "relu":
             continue  # one line an activation: at equal gain, as the ReLU has it
