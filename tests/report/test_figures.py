@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from tiebreak.records.store import RecordStore
+from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figures import FIGURES, draw_figures
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.panels import rule
@@ -173,7 +174,8 @@ def test_the_callers_settings_do_not_change_a_file(tables, tmp_path):
 def test_every_figure_of_a_full_study_is_written(figures_folder):
     names = {path.name for path in figures_folder.iterdir()}
     certified = {"confusion", "truth_along_training", "windows"}
-    shown = {kind.name for kind in FIGURES} - certified
+    siblings = {kind.name for kind in DESCENT_FIGURES}
+    shown = {kind.name for kind in FIGURES} - certified - siblings
     assert names == {f"{name}.{suffix}" for name in shown for suffix in ("pdf", "png")}
     for path in figures_folder.iterdir():
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")

@@ -12,6 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tiebreak.report.answers import answers
+from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figures import FIGURES
 from tiebreak.report.html import page, write_report
 from tiebreak.report.table_files import read_tables, write_tables
@@ -22,7 +23,11 @@ CHROMIUM = next(
     None,
 )
 
-UNLABELLED = [kind for kind in FIGURES if kind.table not in ("confusion", "certified", "windows")]
+UNLABELLED = [
+    kind
+    for kind in FIGURES
+    if kind not in DESCENT_FIGURES and kind.table not in ("confusion", "certified", "windows")
+]
 """Figures of a study without certified labels, as the made-up one is."""
 
 
