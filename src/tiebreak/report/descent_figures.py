@@ -120,10 +120,10 @@ DESCENT_FIGURES = (
         caption=(
             "Left: of all that was given to a ReLU, or of all weights under an L1 penalty, the share that "
             "was exactly 0 in some step of training, by precision. Middle: how far the weights end from "
-            "those with PyTorch's derivative at the kink, 0, if it is 1/2 or 1 and nothing else differs; "
-            "exactly 0 where no kink was hit. Both axes are linear next to 0. Right: descent on |x| with "
-            "PyTorch's derivative: starts that end at 0 for good, and that stand still elsewhere because the "
-            "step is lost in rounding."
+            "those with PyTorch's derivative at the kink, 0, if it is 1/2 or 1 and nothing else differs, "
+            "the farthest of the seeds; exactly 0 where no kink was hit. Both axes are linear next to 0. "
+            "Right: descent on |x| with PyTorch's derivative: starts that end at 0 for good, and that stand "
+            "still elsewhere because the step is lost in rounding."
         ),
         needs=("kinks",),
         draw=lambda tables: kinks_figure(tables["kinks"], tables.get("limits")),

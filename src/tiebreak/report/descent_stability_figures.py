@@ -150,7 +150,7 @@ def kinks_figure(kinks: pd.DataFrame, limits: pd.DataFrame | None) -> Figure:
                 gid=f"hits:{word}",
             )  # fmt: skip
             for derivative, group in part[part["derivative"] != 0].groupby("derivative"):
-                apart = group.groupby("precision")["distance"].median().reindex(names)
+                apart = group.groupby("precision")["distance"].max().reindex(names)
                 axes[1].plot(
                     range(len(names)), apart, marker, linestyle="-" if derivative == 1 else (0, (1, 1)),
                     color=palette[word], gid=f"apart:{word}:{derivative:g}",
@@ -160,7 +160,7 @@ def kinks_figure(kinks: pd.DataFrame, limits: pd.DataFrame | None) -> Figure:
             panel.set_ylim(-0.2 * threshold, None)
             panel.set_xticks(range(len(names)), names)
         axes[0].set(ylabel="share hit exactly", title="kinks of a network in training")
-        axes[1].set(ylabel="relative distance", title="weights: derivative 1 (line), 1/2 (dots) from 0")
+        axes[1].set(ylabel="distance of the weights, relative", title="derivative 1 (line), 1/2 (dots)")
         if len(scalar):
             _absorbed(axes[2], scalar)
         legend_below(figure, axes[0], columns=3)
