@@ -195,7 +195,10 @@ def test_every_figure_of_the_study_is_drawn_from_its_tables(tmp_path):
             Scalar(loss=loss, lrs=grid, num_starts=20, steps=60, window=9, num_kept=5)
             for loss in ("huber", "sqrt1", "quadratic")
         ),
-        *(Scalar(precision=name, lrs=(0.5, 2.0**-7), num_starts=20, steps=60, window=9) for name in ("fp64", "bf16")),
+        *(
+            Scalar(precision=name, lrs=(0.5, 2.0**-7), num_starts=20, steps=60, window=9)
+            for name in ("fp64", "bf16")
+        ),
         DescentCell.PROTOCOLS["descent_regression"](
             loss="quadratic", lrs=(0.5, 1.5), num_problems=2, steps=900
         ),

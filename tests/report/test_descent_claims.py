@@ -11,6 +11,7 @@ import pytest
 from tiebreak.design.axes import UserError
 from tiebreak.report import descent_evidence as evidence
 from tiebreak.report.checks import Check, Verdict, verdict_of
+from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.descent_claims import (
     CLAIMS,
     Finding,
@@ -18,7 +19,6 @@ from tiebreak.report.descent_claims import (
     chosen,
     claim_tables,
     findings,
-    sentences,
     to_json,
     to_text,
 )
@@ -181,6 +181,16 @@ def test_a_table_that_names_no_cell_has_no_axes():
     assert varying_axes(pd.DataFrame({"claim": ["C1", "C2"], "statement": ["one", "another"]})) == []
 
 
+def test_sentences_say_what_holds_and_what_was_lost():
+    tables = {**floors(), **fits(1.2)}
+    tables["fits"] = tables["fits"].assign(diverged=tables["fits"]["lr"] == 0.3)
+    first, *claims, last = descent_sentences(tables)
+    assert first == "Statements tested here: 2 (holds: C1; fails: C2)."
+    assert [sentence[:8] for sentence in claims] == ["C1 holds", "C2 fails"]
+    assert last.endswith("Runs that diverged: 3 of 6 trainings.")
+    assert list(descent_sentences({"zones": pd.DataFrame({"cell": ["c"]})})) == []
+
+
 def finding():
     return Finding(
         name="C0",
@@ -205,8 +215,4 @@ def test_words_show_every_check_with_its_range():
     assert "MIXED (1 of 2 checks)" in text
     assert "+ in    1 (wanted 0 to 1)" in text
     assert "- lost  nan (wanted <= 1)" in text
-    first, second = sentences([finding()])
-    assert first == "Of 1 statements tested here: 1 mixed (C0)."
-    assert second.startswith("C0 mixed (1 of 2 checks): A statement.")
-    assert sentences([]) == []
     assert claim_tables([finding()])["descent_claims"]["num_passed"].tolist() == [1]

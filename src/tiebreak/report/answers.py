@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tiebreak.report.certified_answers import certified_sentences
-from tiebreak.report.descent_claims import findings
-from tiebreak.report.descent_claims import sentences as claim_sentences
+from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.scoreboard import scoreboard_sentences
 from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
@@ -54,7 +53,7 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
         sentences += accuracy_sentence(accuracy, tables.get("pairs"))
     if "statements" in tables:
         sentences += scoreboard_sentences(tables["statements"])
-    sentences += claim_sentences(findings(tables))
+    sentences += descent_sentences(tables)
     if "noise" in tables:
         sentences.append(_noise(tables["noise"]))
     return sentences or ["There is no evidence yet: no trial of this study has a record."]

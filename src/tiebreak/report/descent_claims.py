@@ -265,20 +265,3 @@ def to_text(found: Sequence[Finding]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
-
-
-def sentences(found: Sequence[Finding]) -> list[str]:
-    """The verdicts in words, for a report: how many of each, then claim by claim."""
-    if not found:
-        return []
-    counts = {verdict: [item.name for item in found if item.verdict is verdict] for verdict in Verdict}
-    words = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in counts.items() if names]
-    first = f"Of {len(found)} statements tested here: {'; '.join(words)}."
-    return [
-        first,
-        *(
-            f"{item.name} {item.verdict} ({item.num_passed} of {len(item.checks)} checks): {item.statement} "
-            f"Tested on: {item.scope}."
-            for item in found
-        ),
-    ]
