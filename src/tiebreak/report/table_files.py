@@ -148,7 +148,9 @@ def table_index(
 
 
 def _remark(cells: pd.DataFrame) -> str:
-    again = sorted(name for name in set(data_words(cells)) if "jpeg" in name)
+    if "data" not in cells:  # of a study whose cells are about no images
+        return ""
+    again = sorted(name for name in set(data_words(cells.dropna(subset="data"))) if "jpeg" in name)
     return f"images of {', '.join(again)} are JPEG re-compressions, not the official bytes" if again else ""
 
 
