@@ -191,7 +191,12 @@ def zone_tables(shares, *, precision="fp32", batch_norm=False, batch_size=128):
         "cell": cell, "arch": "vgg11", "data": "cifar10", "precision": precision, "batch_norm": batch_norm,
         "batch_size": batch_size, "num_batches": 4, "dither": 0.0, "recipe": "published",
     }  # fmt: skip
-    share = {"beta": 1.0, "share_above_threshold": np.mean(shares), "num_inits": len(shares)}
+    share = {
+        "beta": 1.0,
+        "share_above_threshold": np.mean(shares),
+        "num_inits": len(shares),
+        "num_draws": 4 * len(shares),
+    }
     ends = {f"share_above_threshold_{end}": math.nan for end in ("low", "high")}
     inits = [
         {"cell": cell, "recipe": "published", "replicate": number, "share_above_threshold": value}

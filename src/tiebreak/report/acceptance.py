@@ -85,8 +85,8 @@ def zone_shares(tables: Tables) -> Iterator[Finding]:
             where=setting_words(row),
             standing=_of_shares(theirs, ours),
             numbers=f"{share_words(row, 'share_above_threshold')}, single initialisations "
-            f"{100 * ours.min():.1f} to "
-            f"{100 * ours.max():.1f} %; {beside}",
+            f"{100 * ours.min():.1f} to {100 * ours.max():.1f} % of {int(row['num_draws']) // len(ours)} "
+            f"mini-batches; {beside}",
         )
     fp32 = shares.merge(
         rows.loc[

@@ -127,13 +127,12 @@ FIGURES = (
         title="Difference to PyTorch's Jacobian",
         table="pairs",
         caption=(
-            "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: "
-            "both runs of a pair start from the same weights and see the same batches. Pairs with a "
-            "diverged run have no difference and are counted above the panel. Intervals are cut to "
-            "-100 to 100 points, where differences of shares end. Where differences exceed 20 "
-            "points the axis is linear within 1 point and logarithmic beyond. A star marks a mean that is "
-            "not "
-            "0 at the level 0.05 of all differences of the table together (paired t tests, Holm)."
+            "Accuracy minus that of beta = 0 with everything else the same, replicate by replicate: both "
+            "runs of a pair start from the same weights and see the same batches. Pairs with a diverged "
+            "run have no difference and are counted above the panel. Intervals are cut to -100 to 100 "
+            "points, where differences of shares end. Where differences exceed 20 points the axis is "
+            "linear within 1 point and logarithmic beyond. A star marks a mean that is not 0 at the level "
+            "0.05 of all differences of the table together (paired t tests, Holm)."
         ),
         needs=("pairs", "runs"),
         draw=lambda tables: difference_figure(
@@ -149,12 +148,11 @@ FIGURES = (
         title="Does the way the value is computed matter?",
         table="forward_arm",
         caption=(
-            "The blended forward computes beta * minimal + (1 - beta) * native in the working "
-            "precision, as the published code does; the exact forward returns the maximum bit for "
-            "bit. Each point is a pair of runs that differ in nothing else. The reference is the "
-            "blended arm. A star marks a mean that is not 0 at the level 0.05 of all differences of the "
-            "table "
-            "together (paired t tests, Holm)."
+            "The blended forward computes beta * minimal + (1 - beta) * native in the working precision, "
+            "as the published code does; the exact forward returns the maximum bit for bit. Each point is "
+            "a pair of runs that differ in nothing else. The reference is the blended arm. A star marks a "
+            "mean that is not 0 at the level 0.05 of all differences of the table together (paired t "
+            "tests, Holm)."
         ),
         needs=("forward_arm", "runs"),
         draw=lambda tables: difference_figure(

@@ -76,8 +76,7 @@ class PaperFigure:
             return f"{self.name}: no record, and study {self.study} is not among the configured ones."
         words = [
             f"part {row['part']} ({row['num_cells']} cells, {row['num_trials']} trials, {row['first_cell']} "
-            "to "
-            f"{row['last_cell']}): {row['command']}"
+            f"to {row['last_cell']}): {row['command']}"
             for row in parts.to_dict("records")
         ]
         return f"{self.name}: no record of {self.study}. " + " · ".join(words)
@@ -114,11 +113,9 @@ _ARM = (
 
 _RATES = (
     "The rate with the highest accuracy on held-out training images; each point is a search, and what it "
-    "found "
-    "depends on the rates that it tried. Grey diamonds: the published rates, chosen by accuracy on the "
-    "test set; of "
-    "these only that of beta = 0 was used. A rate that no candidate learned with has no meaning, ours or "
-    "theirs."
+    "found depends on the rates that it tried. Grey diamonds: the published rates, chosen by accuracy on "
+    "the test set; of these only that of beta = 0 was used. A rate that no candidate learned with has no "
+    "meaning, ours or theirs."
 )
 
 TRAINED = (
@@ -213,9 +210,8 @@ def _figures() -> Iterator[PaperFigure]:
         study="paper/normpool",
         table="norm_gaps",
         caption="The norm of a window has no derivative at 0; the programs take 0 and 1 there. Plain "
-        "squares: "
-        "squares are rounded to the format before they are added, as published; else the norm is accurate. "
-        + _GAPS.removesuffix(" Dashed: the published threshold."),
+        "squares: squares are rounded to the format before they are added, as published; else the norm is "
+        "accurate. " + _GAPS.removesuffix(" Dashed: the published threshold."),
         draw=lambda tables: gaps_figure(tables["norm_gaps"], has_threshold=False),
     )
     for name, title, data in (

@@ -49,8 +49,7 @@ def searches(tables: Tables) -> Iterator[Finding]:
         where="published searches at beta = 0, whose rates were used for every beta",
         standing=Standing.SUPPORTED if num_idle else Standing.UNDECIDED,
         numbers=f"the winner of {num_idle} of {int(used.sum())} is no better than the commonest class; of "
-        "the "
-        f"searches at every beta {int(idle.sum())} of {len(winners)}",
+        f"the searches at every beta {int(idle.sum())} of {len(winners)}",
     )
     rates = _published(tables, "best learning rate of the search")
     native = rates[rates["beta"] == 0].set_index(_CONFIGURATION)["value"]
@@ -156,6 +155,6 @@ def beyond_the_bins(tables: Tables) -> Iterator[Finding]:
             where=name,
             standing=Standing.SUPPORTED if beyond else Standing.UNDECIDED,
             numbers=f"{beyond} of {total} draws ({percent(beyond / total)}) have a gap of "
-            f"{10.0**TOP_DECADE:g} or "
-            "more, or none that is finite: the published bins drop them; ours sum to all draws",
+            f"{10.0**TOP_DECADE:g} or more, or none that is finite: the published bins drop them; ours sum "
+            "to all draws",
         )

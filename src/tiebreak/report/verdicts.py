@@ -10,9 +10,9 @@ speaks the verdict is *undecided*. No verdict on runs rests on fewer than three 
 * **Magnitude** (a distance, a learning rate, a gap). The same two tests on its common logarithm; the margin
   is 0.5, a factor of 3.2, since settings and devices differ.
 * **Share of mini-batches at one initialisation.** The published initialisation is one more beside ours.
-  Same: it lies within the range of ours, of which there are ten or more. Apart: its rank among them,
-  two-sided. Where one setting was published for several initialisations, check 7.6 compares them together
-  (exact rank-sum test).
+  Same: it lies within the range of ours, of which there are ten or more (the fewer mini-batches each of them
+  has, the wider that range; their number is given). Apart: its rank among them, two-sided. Where one
+  setting was published for several initialisations, check 7.6 compares them together (exact rank-sum test).
 * **Share of runs** that diverged or did not learn. Same: nothing on both sides, or everything, or each
   share in the other's interval of Clopper and Pearson and no evidence of being apart. Apart: Fisher's exact
   test.
