@@ -8,7 +8,7 @@ import pandas as pd
 
 from tiebreak.report.certified_figures import confusion_figure, truth_figure, windows_figure
 from tiebreak.report.descent_figures import DESCENT_FIGURES
-from tiebreak.report.figure_kind import FigureKind
+from tiebreak.report.figure_kind import FigureKind, Tables
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.style import save
 from tiebreak.report.table_files import read_tables
