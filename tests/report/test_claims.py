@@ -146,6 +146,21 @@ def test_the_first_epoch_is_asked_of_the_blended_forward_in_16_bits():
     assert finding.standing is Verdict.DIFFERS
 
 
+def test_constants_are_those_that_the_instrument_did_not_make():
+    published = pd.DataFrame(
+        {
+            "id": ["zero.a", "zero.b", "zero.c"], "quantity": "derivative", "precision": "fp32",
+            "verdict": [str(Verdict.AGREES), str(Verdict.ARTEFACT), str(Verdict.AGREES)],
+        }
+    )  # fmt: skip
+    tables = {"zero": pd.DataFrame({"cell": ["x"]}), "published": published}
+    (finding,) = acceptance.constants(tables)
+    assert finding.standing is Verdict.AGREES
+    assert finding.numbers.startswith("2 of 2 derivatives are equal in every bit; 1 more")
+    wrong = published.assign(verdict=str(Verdict.DIFFERS))
+    assert next(acceptance.constants({**tables, "published": wrong})).standing is Verdict.DIFFERS
+
+
 def test_published_searches_and_failures_are_counted():
     published = read_published(ROOT / "results" / "paper" / "published.csv")
     used, apart = published_claims.searches({"published": published})
