@@ -140,6 +140,14 @@ def test_figures_without_records_are_named_with_cells_and_command(results):
     assert f"--part waits results={root}" in said
 
 
+def test_a_figure_of_a_difference_needs_both_sides(results):
+    tables = results[2]
+    kind = next(kind for kind in PAPER_FIGURES if kind.name == "zones_by_precision")
+    assert kind.chosen(tables)
+    one = tables["zones"][tables["zones"]["precision"] == "fp32"]
+    assert not kind.chosen({**tables, "zones": one})
+
+
 def test_the_same_tables_give_the_same_bytes_in_a_fresh_process_without_torch(results, tmp_path):
     root, *_ = results
     program = (

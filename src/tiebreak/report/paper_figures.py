@@ -36,6 +36,7 @@ class PaperFigure:
         needs: every table without which there is no figure.
         arch: only cells of this network.
         data: only cells of this data set, or folder of images.
+        varies: column of the table that must have several values, since the figure is about their difference.
     """
 
     name: str
@@ -47,15 +48,18 @@ class PaperFigure:
     needs: tuple[str, ...] = ()
     arch: str = ""
     data: str = ""
+    varies: str = ""
 
     def chosen(self, tables: Tables) -> dict[str, pd.DataFrame]:
-        """The tables with this figure's cells only; empty if one that it needs has no rows."""
+        """The tables with this figure's cells only; empty if what it is about is not in them."""
         kept = {
             name: part
             for name, table in of_studies(tables, self.study).items()
             if len(part := self._own(table))
         }
-        return kept if all(name in kept for name in (self.table, *self.needs)) else {}
+        if not all(name in kept for name in (self.table, *self.needs)):
+            return {}
+        return kept if not self.varies or kept[self.table][self.varies].nunique() > 1 else {}
 
     def _own(self, table: pd.DataFrame) -> pd.DataFrame:
         if self.arch and "arch" in table:
@@ -79,7 +83,7 @@ class PaperFigure:
             f"to {row['last_cell']}): {row['command']}"
             for row in parts.to_dict("records")
         ]
-        return f"{self.name}: no record of {self.study}. " + " · ".join(words)
+        return f"{self.name}: not the records of {self.study} that it needs. " + " · ".join(words)
 
 
 _ACCURACY = (
@@ -184,7 +188,7 @@ def _figures() -> Iterator[PaperFigure]:
     for factor, column, words in FACTORS:
         yield PaperFigure(
             name=f"zones_by_{factor}", title=f"Zones by {words}", study=f"paper/zones_by_{factor}",
-            table="zones", needs=("shares",), caption=_ZONES, draw=_factor(column, words),
+            table="zones", needs=("shares",), caption=_ZONES, draw=_factor(column, words), varies=column,
         )  # fmt: skip
     yield PaperFigure(
         name="ties", title="Where ties are", study="paper/zones_by_precision", table="ties",
@@ -202,7 +206,7 @@ def _figures() -> Iterator[PaperFigure]:
         study = f"paper/{name}" if name.startswith("threshold") else f"beyond/{name}"
         yield PaperFigure(
             name=name, title=title, study=study, table="gaps", caption=_GAPS,
-            draw=lambda tables: gaps_figure(tables["gaps"]),
+            draw=lambda tables: gaps_figure(tables["gaps"]), varies="dither" if name == "dither" else "",
         )  # fmt: skip
     yield PaperFigure(
         name="normpool",
