@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -196,3 +197,28 @@ def expected_rows(toy, trials, tmp_path_factory):
     for trial in trials:
         run_trial(trial, bench=quiet)
     return {trial.replicate: [row_to_json(row) for row in store.read(trial).rows] for trial in trials}
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Sets what the stand-in of a command does, as shell, and gives the words it was called with."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    class Commands:
+        def set(self, name, script):
+            path = folder / name
+            path.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(folder))}/{name}.calls\n{script}\n')
+            path.chmod(0o755)
+
+        def calls(self, name):
+            path = folder / f"{name}.calls"
+            return path.read_text().splitlines() if path.exists() else []
+
+    commands = Commands()
+    commands.set("scontrol", "echo 'MaxArraySize = 6'")
+    commands.set("sbatch", f"n=$(wc -l < {shlex.quote(str(folder))}/sbatch.calls); echo $((100 + n))")
+    commands.set("squeue", "")
+    commands.set("scancel", "")
+    return commands

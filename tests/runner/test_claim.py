@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tiebreak.records.durable import StoreError
-from tiebreak.runner.attempt import Ending, Holder
+from tiebreak.runner.attempt import Ending, Holder, ask_to_end
 from tiebreak.runner.claim import MOST_DEATHS, MOST_ERRORS, Attempts, Claimed, ClaimLost, Exhausted
 
 
@@ -198,7 +198,10 @@ def test_an_overtaken_claim_knows_and_its_end_changes_nothing(attempts):
 
 @pytest.mark.parametrize(
     ("ending", "most", "words"),
-    [(Ending.ERROR, MOST_ERRORS, "the last one: bad luck"), (Ending.KILLED, MOST_DEATHS, "without a word")],
+    [
+        (Ending.ERROR, MOST_ERRORS, "the last one: bad luck"),
+        (Ending.KILLED, MOST_DEATHS, "without a word .*, the last one: bad luck"),
+    ],
 )
 def test_failures_are_bounded(attempts, ending, most, words):
     for _ in range(most):
@@ -231,6 +234,53 @@ def test_a_claim_that_cannot_be_written_is_told_and_leaves_nothing(attempts, mon
     monkeypatch.undo()
     assert list(attempts.folder.iterdir()) == []
     attempts.claim().end(Ending.STOPPED)
+
+
+GONE = dataclasses.replace(Holder.this_process(), started="12345")
+
+
+@pytest.mark.parametrize(("holder", "silent_seconds"), [(GONE, 0.0), (ELSEWHERE, 130.0), (None, 130.0)])
+@pytest.mark.parametrize(
+    ("asked", "ending"),
+    [
+        (Ending.STOPPED, Ending.STOPPED),
+        (Ending.PREEMPTED, Ending.PREEMPTED),
+        (Ending.TIMEOUT, Ending.KILLED),  # it had a minute or two to checkpoint in
+    ],
+)
+def test_who_was_asked_to_end_and_is_gone_did_not_die_by_itself(
+    attempts, holder, silent_seconds, asked, ending
+):
+    for number in range(1, MOST_DEATHS + 1):
+        forge(attempts, holder, silent_seconds=silent_seconds)
+        ask_to_end(attempts.folder / str(number), asked)
+        assert attempts.last_ending() is ending
+    if ending is Ending.KILLED:
+        with pytest.raises(Exhausted, match="did not come to a checkpoint before it was killed"):
+            attempts.claim()
+    else:
+        attempts.claim().end(Ending.RECORDED)
+
+
+def test_who_was_asked_to_end_and_lives_holds_its_trial(attempts):
+    claim = attempts.claim()
+    ask_to_end(attempts.folder / "1", Ending.STOPPED)
+    with pytest.raises(Claimed):
+        attempts.claim()
+    claim.end(Ending.RECORDED)
+    assert endings(attempts) == [Ending.RECORDED]
+
+
+@pytest.mark.parametrize("content", [b"", b"from a later version", b"\xff", b"stopped\nkilled"])
+def test_a_damaged_note_of_what_was_asked_is_none(attempts, content):
+    forge(attempts, GONE)
+    (attempts.folder / "1" / "asked").write_bytes(content)
+    assert attempts.last_ending() is Ending.KILLED
+
+
+def test_where_the_note_cannot_be_written_nothing_breaks(tmp_path):
+    ask_to_end(tmp_path / "gone" / "1", Ending.STOPPED)
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_torn_holder_file_is_not_trusted(attempts):

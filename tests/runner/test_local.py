@@ -96,7 +96,9 @@ def test_a_worker_that_is_killed_is_replaced_within_the_bounds(
     monkeypatch.setenv("TOY_STEPS", "6")
     summary = run(trials[:3])
     assert summary.outcomes == {OutcomeKind.COMPLETED: 2, OutcomeKind.FAILED: 1}
-    assert store.read(trials[1]).outcome.reason == "5 attempts died without a word (killed, or out of memory)"
+    assert store.read(trials[1]).outcome.reason == (
+        "5 attempts died without a word (killed, or out of memory), the last one: its process was gone"
+    )
     history = Attempts(store.attempts_folder(trials[1]), trial="").history()
     assert [attempt.ending for attempt in history] == [Ending.KILLED] * 5
     assert sum("died (SIGKILL)" in event.text for event in events if isinstance(event, Note)) == 5
@@ -154,6 +156,40 @@ def test_ctrl_c_again_ends_everybody_and_is_no_death_of_a_trial(run, store, tria
     assert "Ended at once" in str(events)
     ended = [attempts.history()[-1].ending for trial in trials if (attempts := of(store, trial)).latest()]
     assert ended == [Ending.STOPPED] * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_who_is_ended_with_the_crew_has_been_stopped(
+    run, store, trials, events, expected_rows, monkeypatch, number
+):
+    """SLURM sends its SIGTERM to every process of a cancelled job, and SIGKILL when it waits no longer."""
+    monkeypatch.setenv("TOY_STEP_SECONDS", "0.2" if number is signal.SIGTERM else "60")
+    workers = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            workers.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+
+    def listen(event):
+        events.append(event)
+        if isinstance(event, TrialProgress) and sum(isinstance(e, TrialProgress) for e in events) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if number is signal.SIGTERM:
+                for pid in workers:
+                    os.kill(pid, number)
+        if number is signal.SIGKILL and isinstance(event, Note) and event.text.startswith("Stopping"):
+            threading.Timer(0.3, lambda: [os.kill(pid, number) for pid in workers]).start()
+
+    assert run(trials[:2], on_event=listen).stopped
+    ended = [attempt.ending for trial in trials[:2] for attempt in of(store, trial).history()]
+    assert ended == [Ending.STOPPED] * 2
+    assert any("Ctrl-C" in event.text for event in events if isinstance(event, Note)) is False
+    monkeypatch.setenv("TOY_STEP_SECONDS", "0")
+    run(trials[:2])
+    check(store, trials[:2], expected_rows)
 
 
 def test_signals_of_different_kinds_are_one_request(run, trials, events, store, monkeypatch):

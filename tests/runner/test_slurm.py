@@ -7,37 +7,11 @@ import subprocess
 
 import pytest
 
-from tiebreak.cli.studying import slurm_folder
+from tiebreak.cli.submitting import slurm_folder
 from tiebreak.config import compose_launch
 from tiebreak.records.durable import StoreError
 from tiebreak.runner import slurm
-from tiebreak.runner.attempt import Ending
 from tiebreak.runner.launch import Launch, new_launch, read_launch
-
-
-@pytest.fixture
-def commands(tmp_path, monkeypatch):
-    """Sets what the stand-in of a command does, as shell, and gives the words it was called with."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    class Commands:
-        def set(self, name, script):
-            path = folder / name
-            path.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(folder))}/{name}.calls\n{script}\n')
-            path.chmod(0o755)
-
-        def calls(self, name):
-            path = folder / f"{name}.calls"
-            return path.read_text().splitlines() if path.exists() else []
-
-    commands = Commands()
-    commands.set("scontrol", "echo 'MaxArraySize = 6'")
-    commands.set("sbatch", f"n=$(wc -l < {shlex.quote(str(folder))}/sbatch.calls); echo $((100 + n))")
-    commands.set("squeue", "")
-    commands.set("scancel", "")
-    return commands
 
 
 def settings(*overrides, num_trials=200, cores=1, gpus=0):
@@ -131,7 +105,6 @@ def test_no_slurm_on_this_machine(submit, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(slurm.SlurmError, match=r"no scontrol on this machine.*leave launcher=slurm out"):
         submit(settings())
-    assert slurm.states(["1"]) is None
 
 
 @pytest.mark.parametrize(
@@ -165,46 +138,6 @@ def test_no_more_workers_than_trials_and_as_many_cpus_as_they_need():
     assert settings(num_trials=3).jobs == 3
 
 
-def test_states_counts_the_tasks_of_its_own_jobs(commands):
-    commands.set(
-        "squeue", "printf '17_0 RUNNING\\n17_1 PENDING\\n17_2 PENDING\\n18 RUNNING\\n170 RUNNING\\n'"
-    )
-    assert slurm.states(["17"]) == {"RUNNING": 1, "PENDING": 2}
-    assert slurm.states([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("left", "ending"),
-    [
-        ("0:45", Ending.TIMEOUT),
-        ("2:30", Ending.TIMEOUT),
-        ("1-02:00:00", Ending.PREEMPTED),
-        ("", Ending.TIMEOUT),
-    ],
-)
-def test_a_signal_long_before_the_end_is_a_pre_emption(commands, monkeypatch, left, ending):
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
-    commands.set("squeue", f"echo {left}")
-    assert slurm.how_asked(Ending.TIMEOUT, signal_seconds=120) is ending
-    assert slurm.how_asked(Ending.STOPPED, signal_seconds=120) is Ending.STOPPED
-
-
-def test_a_job_comes_back_unless_it_was_cancelled_or_came_too_often(commands, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "5")
-    commands.set("squeue", "echo RUNNING")
-    assert "goes back" in slurm.requeue(most=2)
-    assert commands.calls("scontrol") == ["requeue 5"]
-    commands.set("squeue", "echo CANCELLED")
-    assert "The job is cancelled" in slurm.requeue(most=2)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "come back 2 times" in slurm.requeue(most=2)
-    assert len(commands.calls("scontrol")) == 1
-    monkeypatch.delenv("SLURM_RESTART_COUNT")
-    commands.set("squeue", "echo RUNNING")
-    commands.set("scontrol", "echo no >&2; exit 1")
-    assert "could not be requeued" in slurm.requeue(most=2)
-
-
 def test_the_launch_keeps_its_settings_as_json(submit, commands):
     launch = submit(settings())
     tree = json.loads((launch.folder / "launch.json").read_text())
@@ -218,6 +151,21 @@ def test_the_launch_keeps_its_settings_as_json(submit, commands):
 def test_a_job_that_would_be_told_to_stop_as_it_begins_is_refused(words):
     with pytest.raises(slurm.SlurmError, match="leaves a job no time to work"):
         settings(*words)
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [("4:00", "time=4:00 is 4 minutes to SLURM"), ("90:30", "time=90:30 is 90 min 30 s to SLURM")],
+)
+def test_two_numbers_are_minutes_and_seconds_and_that_is_said(time, words):
+    (remark,) = settings(f"time='{time}'").remarks
+    assert words in remark
+    assert f"Write time={time}:00 if you mean hours:minutes" in remark
+
+
+@pytest.mark.parametrize("time", ["4:00:00", "0:10:00", "1-00", "1-00:30"])
+def test_a_limit_that_has_one_meaning_is_not_remarked_on(time):
+    assert settings(f"time='{time}'").remarks == []
 
 
 def test_a_limit_of_days_and_hours():

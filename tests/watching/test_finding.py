@@ -6,7 +6,8 @@ from tiebreak.watching.axes import spelled
 from tiebreak.watching.finding import FilterError, Index, final_result, ordered
 from tiebreak.watching.gaps import GapCounts, share_nonzero, zone_points
 from tiebreak.watching.heat import Shown, heat_map
-from tiebreak.watching.survey import State, Survey
+from tiebreak.watching.standing import State
+from tiebreak.watching.survey import Survey
 
 
 @pytest.fixture(scope="module")

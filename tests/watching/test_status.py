@@ -9,8 +9,8 @@ from rich.console import Console
 from tiebreak.cli import main
 from tiebreak.records.store import RecordStore
 from tiebreak.watching.axes import Axes, in_order
+from tiebreak.watching.standing import State
 from tiebreak.watching.status import by_axis, failures, text, tree
-from tiebreak.watching.survey import State
 
 
 def test_the_tree_counts_what_the_records_say(filled, study, survey_of):

@@ -14,7 +14,8 @@ from tiebreak.records.store import RecordStore
 from tiebreak.runner.attempt import Ending
 from tiebreak.runner.claim import Attempts, Claimed
 from tiebreak.runner.launch import new_launch
-from tiebreak.watching.survey import State, Survey
+from tiebreak.watching.standing import State
+from tiebreak.watching.survey import Survey
 from tiebreak.watching.waiting import Launches
 
 

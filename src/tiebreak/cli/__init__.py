@@ -11,6 +11,7 @@ from tiebreak.cli import (
     auditing,
     certifying,
     descending,
+    jobs,
     machine,
     ranks,
     reading,
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tracking.mirror(words[1:])
     if words[:1] == ["rank"]:  # started by the rank 0 of a training
         return told(lambda: ranks.rank(words[1:]))
-    if words[:1] and (work := studying.JOBS.get(words[0])):  # started by jobs of SLURM
+    if words[:1] and (work := jobs.JOBS.get(words[0])):  # started by jobs of SLURM
         return told(lambda: work(words[1:]))
     parsed = _parse(words)
     try:

@@ -14,7 +14,8 @@ from tiebreak.cli.reading import place_in
 from tiebreak.design.axes import UserError
 
 if TYPE_CHECKING:
-    from tiebreak.watching.survey import StudyView, Survey
+    from tiebreak.watching.standing import StudyView
+    from tiebreak.watching.survey import Survey
 
 _EVERY_SECONDS = 2.0
 

@@ -40,7 +40,7 @@ MACHINE = frozenset(
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` of the block into a `StoreError` that names `path` and says what to do.
 
     `FileExistsError` and `FileNotFoundError` pass: they are answers, not accidents.

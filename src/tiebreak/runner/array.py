@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tiebreak.records.store import RecordStore
-from tiebreak.runner import slurm
+from tiebreak.runner import scheduler
 from tiebreak.runner.attempt import slurm_job
 from tiebreak.runner.crew import Crew, Refused, WorkersDied, plan_workers
 from tiebreak.runner.events import Listener
@@ -64,7 +64,7 @@ def work_off(
         taken,
         command=command,
         listen=listen,
-        meaning=lambda ending: slurm.how_asked(ending, signal_seconds=settings["signal_seconds"]),
+        meaning=lambda ending: scheduler.how_asked(ending, signal_seconds=settings["signal_seconds"]),
     )
     try:
         crew.work(is_left=lambda: any(not store.is_done(trial) for trial in trials))
@@ -76,5 +76,5 @@ def work_off(
         return 1
     if crew.asked is None:
         return DONE
-    notice(slurm.requeue(most=settings["requeues"]))
+    notice(scheduler.requeue(most=settings["requeues"]))
     return STOPPED

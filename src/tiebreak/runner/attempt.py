@@ -20,13 +20,17 @@ from tiebreak.records.provenance import utc_now
 LOG_VARIABLE = "TIEBREAK_LOG"
 """The environment variable that tells a worker the name of its log, relative to the results folder."""
 
+_ASKED = "asked"
+"""Name of the note that the process of an attempt is asked to end."""
+
 
 class Ending(StrEnum):
     """How an attempt ended.
 
-    `killed` (the process is gone, or hangs, on this machine) and `node_fail` (no sign of life from another
-    one) are written by who finds it dead. `timeout` and `preempted`: the scheduler asked it to stop, at the
-    end of the job's time or for a more urgent job. `superseded`: another was first.
+    `stopped`: somebody asked it to stop, whether or not it could still answer. `timeout` and `preempted`: the
+    scheduler did, at the end of the job's time or for a more urgent job. `killed` (the process is gone, or
+    hangs, on this machine) and `node_fail` (no sign of life from another one) are written by who finds it
+    dead where nobody had asked. `superseded`: another was first.
     """
 
     RECORDED = "recorded"
@@ -123,6 +127,7 @@ class Attempt:
         number: from 1.
         holder: who made it; None if the signature is missing or damaged.
         ending: how it ended; None while it has not.
+        asked: what it was asked to end as; None if nobody is known to have asked.
         reason: why it ended, in words.
         at: when it ended, UTC.
         traceback: of the exception that ended it.
@@ -131,6 +136,7 @@ class Attempt:
     number: int
     holder: Holder | None
     ending: Ending | None
+    asked: Ending | None = None
     reason: str = ""
     at: str = ""
     traceback: str = ""
@@ -157,16 +163,48 @@ def read_attempt(folder: Path) -> Attempt:
     with suppress(ValueError):
         holder = Holder.from_tree(signed) if signed is not None else None
     if end is None:
-        return Attempt(number=int(folder.name), holder=holder, ending=None)
+        return Attempt(number=int(folder.name), holder=holder, ending=None, asked=_asked(folder))
     ending = Ending.STOPPED
     with suppress(ValueError):
         ending = Ending(str(end.get("ending")))
-    said = {key: str(end.get(key) or "") for key in ("reason", "at", "traceback")}
-    return Attempt(number=int(folder.name), holder=holder, ending=ending, **said)
+    return Attempt(
+        number=int(folder.name),
+        holder=holder,
+        ending=ending,
+        reason=str(end.get("reason") or ""),
+        at=str(end.get("at") or ""),
+        traceback=str(end.get("traceback") or ""),
+    )
+
+
+def ask_to_end(folder: Path, asked: Ending) -> None:
+    """Note beside an attempt that its process is asked to end, if that can be written.
+
+    Who is asked may be killed before it can say that it ended so. The note then tells a death that somebody
+    wanted, of which a trial may have any number, from one that the trial may be to blame for.
+
+    Args:
+        folder: of the attempt.
+        asked: what it is asked to end as.
+    """
+    with suppress(OSError):
+        (folder / _ASKED).write_text(str(asked), encoding="ascii")
+
+
+def end_of_asked(asked: Ending) -> tuple[Ending, str]:
+    """How and why an attempt has ended whose process was asked to end and is gone without a word.
+
+    That the job's time ends is told long before: a trial that finds no moment to checkpoint until then would
+    not find one in the next job either, so this counts as a death.
+    """
+    if asked is Ending.TIMEOUT:
+        why = "it was told that its job's time ends, and did not come to a checkpoint before it was killed"
+        return Ending.KILLED, why
+    return asked, "its process was ended after it was asked to stop"
 
 
 def death(
-    holder: Holder | None, *, silent_seconds: Callable[[], float], lease_seconds: float
+    attempt: Attempt, *, silent_seconds: Callable[[], float], lease_seconds: float
 ) -> tuple[Ending, str] | None:
     """How and why an attempt that states no end has ended; None while its holder lives, as far as one sees.
 
@@ -174,15 +212,18 @@ def death(
     sign from the future by more than that is none either: a live holder renews it by the same clock.
 
     Args:
-        holder: of the attempt, if it is signed.
+        attempt: as it was read.
         silent_seconds: age of the last sign of life by the clock of the file system; asked if it matters.
         lease_seconds: how old the sign may be.
     """
+    holder = attempt.holder
     if holder is not None and holder.is_gone():
-        return Ending.KILLED, "its process was gone"
+        return end_of_asked(attempt.asked) if attempt.asked else (Ending.KILLED, "its process was gone")
     seconds = silent_seconds()
     if abs(seconds) <= lease_seconds:
         return None
+    if attempt.asked:
+        return end_of_asked(attempt.asked)
     is_here = holder is None or holder.is_here
     why = f"for {seconds:.0f} s" if seconds > 0 else f"but one from {-seconds:.0f} s in the future"
     return Ending.KILLED if is_here else Ending.NODE_FAIL, f"no sign of life {why}"
@@ -213,6 +254,12 @@ def _machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return platform.node()
+
+
+def _asked(folder: Path) -> Ending | None:
+    with suppress(OSError, ValueError):
+        return Ending((folder / _ASKED).read_text(encoding="ascii").strip())
+    return None
 
 
 def _tree(path: Path) -> dict[str, Any] | None:

@@ -95,9 +95,11 @@ class Attempts:
         if endings[Ending.ERROR] >= MOST_ERRORS:
             reason = next(attempt.reason for attempt in reversed(history) if attempt.ending is Ending.ERROR)
             return f"{endings[Ending.ERROR]} attempts raised an exception, the last one: {reason}"
-        deaths = endings[Ending.KILLED] + endings[Ending.NODE_FAIL]
-        if deaths >= MOST_DEATHS:
-            return f"{deaths} attempts died without a word (killed, or out of memory)"
+        deaths = [attempt for attempt in history if attempt.ending in (Ending.KILLED, Ending.NODE_FAIL)]
+        if len(deaths) >= MOST_DEATHS:
+            last = deaths[-1].reason
+            said = f"{len(deaths)} attempts died without a word (killed, or out of memory)"
+            return f"{said}, the last one: {last}" if last else said
         return ""
 
     def latest(self) -> int:
@@ -140,7 +142,7 @@ class Attempts:
         if last.ending is not None:
             return
         dead = death(
-            last.holder,
+            last,
             silent_seconds=lambda: self._silent_seconds(last.number),
             lease_seconds=self.lease_seconds,
         )

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from tiebreak.design.cell import AnyTrial
 from tiebreak.records.durable import RecordError
 from tiebreak.records.store import attempts_of
-from tiebreak.runner.attempt import LOG_VARIABLE, Ending
+from tiebreak.runner.attempt import LOG_VARIABLE, Ending, ask_to_end, end_of_asked
 from tiebreak.runner.claim import Attempts
 from tiebreak.runner.events import Event, Note, Refusal, TrialStarted, from_line
 from tiebreak.runner.launch import Launch
@@ -101,8 +101,9 @@ class Crew:
     """Workers, their events in one queue.
 
     A signal is passed on: running trials checkpoint and the workers end; a second one of the same kind ends
-    them at once, which is as safe and loses the work since their last checkpoints. A worker that dies is
-    replaced, and its trial goes on from its checkpoint, within the bounds on failures.
+    them at once, which is as safe and loses the work since their last checkpoints. Whoever is killed after a
+    signal, by a scheduler that waits no longer, has been stopped. A worker that dies otherwise is replaced,
+    and its trial goes on from its checkpoint, within the bounds on failures.
 
     Args:
         plans: one for each worker.
@@ -124,7 +125,7 @@ class Crew:
         self._command = list(command)
         self._meaning = meaning
         self._listen = listen
-        self._news: queue.SimpleQueue[tuple[_Worker, Event | None] | Ending] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[_Worker, Event | None] | signal.Signals] = queue.SimpleQueue()
         self._working: list[_Worker] = []
         self._refusal = ""
 
@@ -154,7 +155,7 @@ class Crew:
                     worker.process.kill()
                 for worker in self._working:
                     worker.process.wait()
-                    _say_stopped(worker)
+                    _say_ended(worker, Ending.STOPPED, "it was ended at once, as asked")
         if self._refusal:
             raise Refused(self._refusal)
 
@@ -191,7 +192,7 @@ class Crew:
     def _listen_to_all(self, is_left: Callable[[], bool]) -> None:
         while self._working:
             news = self._news.get()
-            if isinstance(news, Ending):
+            if isinstance(news, signal.Signals):
                 self._stop(news)
                 continue
             worker, event = news
@@ -201,6 +202,8 @@ class Crew:
                 continue
             if isinstance(event, TrialStarted):
                 worker.begun = event
+                if self.asked:  # it began before the signal reached it
+                    ask_to_end(_attempt_of(worker, event), self.asked)
             if isinstance(event, Refusal):
                 if not self._refusal:
                     self._refusal = event.text
@@ -212,8 +215,10 @@ class Crew:
         code = worker.process.returncode
         if code in (DONE, STOPPED, REFUSED) or self._refusal:
             return
-        if self.asked and -code in SIGNALS:  # asked before it could listen
-            return
+        if self.asked:
+            _say_ended(worker, *end_of_asked(self.asked))
+            if -code in SIGNALS:  # asked before it could listen
+                return
         words = "".join(worker.last_words).strip()
         last_line = words.rpartition("\n")[2]
         self._listen(Note(text=f"Worker {worker.plan.job.index} died ({_cause(code)}). {last_line}".strip()))
@@ -230,11 +235,15 @@ class Crew:
             return
         self._start(worker.plan)
 
-    def _stop(self, asked: Ending) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self.asked is not None:  # who asks first decides
             return
-        self._listen(Note(text="Stopping: each worker checkpoints and ends. Ctrl-C again ends them at once."))
-        self.asked = self._meaning(asked)
+        again = " Ctrl-C again ends them at once." if number is signal.SIGINT else ""
+        self._listen(Note(text=f"Stopping: each worker checkpoints and ends.{again}"))
+        self.asked = self._meaning(SIGNALS[number])
+        for worker in self._working:
+            if worker.begun is not None:
+                ask_to_end(_attempt_of(worker, worker.begun), self.asked)
         self._terminate(self.asked)
 
     def _terminate(self, ending: Ending) -> None:
@@ -262,19 +271,21 @@ def _cause(code: int) -> str:
         return f"signal {-code}"
 
 
-def _say_stopped(worker: _Worker) -> None:
-    """State how the attempt of a worker that was killed here ended: it does not count against the trial."""
+def _attempt_of(worker: _Worker, begun: TrialStarted) -> Path:
+    return attempts_of(begun.trial, root=worker.plan.job.results) / str(begun.attempt)
+
+
+def _say_ended(worker: _Worker, ending: Ending, reason: str) -> None:
+    """State how the attempt of a worker that has gone ended, unless it said so itself."""
     if worker.begun is None:
         return
     folder = attempts_of(worker.begun.trial, root=worker.plan.job.results)
     with suppress(RecordError, FileNotFoundError):
-        Attempts(folder, trial=worker.begun.trial).write_end(
-            worker.begun.attempt, Ending.STOPPED, reason="it was ended at once, as asked"
-        )
+        Attempts(folder, trial=worker.begun.trial).write_end(worker.begun.attempt, ending, reason=reason)
 
 
 @contextmanager
-def _signals(tell: Callable[[Ending], None]) -> Iterator[None]:
+def _signals(tell: Callable[[signal.Signals], None]) -> Iterator[None]:
     """The first signal of a kind is told, a second raises KeyboardInterrupt, and later ones are ignored.
 
     What is told goes into a queue and interrupts nothing. Only the main thread can see to it.
@@ -293,7 +304,7 @@ def _signals(tell: Callable[[Ending], None]) -> Iterator[None]:
             has_raised = True
             raise KeyboardInterrupt
         met.add(number)
-        tell(SIGNALS[signal.Signals(number)])
+        tell(signal.Signals(number))
 
     former = {number: signal.getsignal(number) for number in SIGNALS}
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -69,14 +69,17 @@ class Launch:
         """The file of the trials of a stage; later stages have theirs once they are composed."""
         return self.folder / ("manifest.jsonl" if stage == 1 else f"manifest-{stage}.jsonl")
 
+    def manifests(self) -> list[Path]:
+        """The files of the trials of all stages composed so far, in their order."""
+        return sorted(self.folder.glob("manifest*.jsonl"), key=lambda path: (len(path.name), path.name))
+
     def trials(self) -> list[AnyTrial]:
         """The trials of all stages composed so far.
 
         Raises:
             RecordError: a manifest is damaged, or of another version.
         """
-        paths = sorted(self.folder.glob("manifest*.jsonl"), key=lambda path: (len(path.name), path.name))
-        return [trial for path in paths for trial in read_manifest(path)]
+        return [trial for path in self.manifests() for trial in read_manifest(path)]
 
     def log(self, name: str) -> str:
         """Name of a log relative to the results folder, as an attempt's holder states it."""
@@ -193,7 +196,31 @@ def read_launch(folder: Path) -> Launch:
 def launches(results: Path) -> tuple[Launch, ...]:
     """Every launch under a results folder, by study and number; one that cannot be read is left out."""
     found = []
-    for path in sorted((results / FOLDER).rglob(_DESCRIPTION)):
+    for folder, _ in launch_folders(results):
         with suppress(RecordError):
-            found.append(read_launch(path.parent))
+            found.append(read_launch(folder))
     return tuple(found)
+
+
+def launch_folders(results: Path) -> list[tuple[Path, int]]:
+    """The folders of the launches under a results folder, sorted, each with the time of its description.
+
+    Logs, of which there may be many, are not looked through.
+    """
+    return sorted(_folders_below(results / FOLDER))
+
+
+def _folders_below(home: Path) -> Iterator[tuple[Path, int]]:
+    try:
+        entries = [entry for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for entry in entries:
+        folder, stamp = Path(entry.path), 0
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                stamp = (folder / _DESCRIPTION).stat().st_mtime_ns
+        if stamp:
+            yield folder, stamp
+        elif not entry.name.isdecimal() or not (folder / "logs").is_dir():
+            yield from _folders_below(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tiebreak.design.axes import DesignError
@@ -53,3 +54,16 @@ def read_manifest(path: Path) -> list[AnyTrial]:
             ) from error
         trials.append(trial)
     return trials
+
+
+def listed_trials(path: Path) -> tuple[str, ...]:
+    """Ids in a manifest that another may be writing, or another version has written.
+
+    A line that lists none is passed over, and so is a file that cannot be read.
+    """
+    found = []
+    with suppress(OSError, ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                found.append(str(json.loads(line)["trial"]))
+    return tuple(found)

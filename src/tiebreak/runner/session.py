@@ -18,7 +18,7 @@ from tiebreak.records.provenance import SETTLED, Origin, collect, utc_now
 from tiebreak.records.record import Record, row_to_json
 from tiebreak.records.session import Checkpoint, Outcome, OutcomeKind, RankLost, Row, Session, Stopped
 from tiebreak.records.store import AlreadyRecorded, RecordStore
-from tiebreak.runner.attempt import Ending
+from tiebreak.runner.attempt import Ending, end_of_asked
 from tiebreak.runner.checkpoint import CheckpointStore, Saved
 from tiebreak.runner.claim import LEASE_SECONDS, Attempts, Claim, ClaimLost, Exhausted
 from tiebreak.runner.events import (
@@ -159,6 +159,10 @@ def _attempt(trial: AnyTrial, *, claim: Claim, bench: Bench) -> str:
         raise
     except RankLost as lost:
         ending, reason = Ending.KILLED, _impersonal(f"{type(lost).__name__}: {lost}", bench=bench)
+        if (asked := bench.stop()) is not None:  # the other ranks were asked too, and could not wait for us
+            ending = end_of_asked(asked)[0]
+            bench.on_event(TrialLeft(trial=trial.id))
+            raise Stopped(f"Trial {trial.id} was stopped, and its ranks lost each other.") from lost
     except Exception as error:
         ending, trace = Ending.ERROR, traceback.format_exc()
         reason = _impersonal(f"{type(error).__name__}: {error}", bench=bench)

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,20 +20,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tiebreak.records.durable import RecordError, write
-from tiebreak.runner.attempt import Ending, slurm_job
+from tiebreak.records.durable import write
 from tiebreak.runner.launch import Launch
+from tiebreak.runner.scheduler import SIGNAL_SLACK_SECONDS, SlurmError, ask, in_seconds, max_array_size
 
 AUTO = "auto"
-_ANSWER_SECONDS = 60.0
-_HURRY_SECONDS = 5.0
-"""For a question that workers wait for, who are to checkpoint before the node is taken away."""
-SIGNAL_SLACK_SECONDS = 60
-"""So much earlier than it was asked to SLURM may send a signal."""
-
-
-class SlurmError(RecordError):
-    """SLURM is not there or refuses; the message has its words and says what to change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +96,18 @@ class Settings:
             values[key] = None if values[key] is None else str(values[key])
         return cls(**values)
 
+    @property
+    def remarks(self) -> list[str]:
+        """What is taken as it stands and may not be what was meant."""
+        if not re.fullmatch(r"\d+:\d{1,2}", self.time):
+            return []
+        minutes, seconds = map(int, self.time.split(":"))
+        length = f"{minutes} min {seconds} s" if seconds else f"{minutes} minutes"
+        return [
+            f"time={self.time} is {length} to SLURM, which reads two numbers as minutes:seconds. "
+            f"Write time={self.time}:00 if you mean hours:minutes."
+        ]
+
     def directives(self) -> list[str]:
         """Options of sbatch for a job that measures."""
         gpus = [f"--gres=gpu:{self.gpus}"] if self.gpus else []
@@ -143,7 +145,7 @@ def _time(value: Any, *, signal_seconds: int) -> str:
         raise SlurmError(
             f"time must be hours:minutes:seconds such as 4:00:00, in quotes in a file, got {value!r}."
         )
-    if _seconds(value) <= signal_seconds + SIGNAL_SLACK_SECONDS:
+    if in_seconds(value) <= signal_seconds + SIGNAL_SLACK_SECONDS:
         raise SlurmError(
             f"time={value} leaves a job no time to work: it is told to stop signal_seconds={signal_seconds} "
             f"before the end, and SLURM may do so {SIGNAL_SLACK_SECONDS} s early. Give it more time, or make "
@@ -186,7 +188,7 @@ def submit(
             f"SLURM cannot write logs to {launch.logs}: it takes {' and '.join(sorted(map(repr, odd)))} in a "
             "path for something else. Choose another results folder with results=DIR."
         )
-    room = _max_array_size()
+    room = max_array_size()
     jobs = min(settings.jobs, room) if room else settings.jobs
     array = f"--array=0-{jobs - 1}" + (f"%{settings.throttle}" if settings.throttle else "")
     light = [*settings.place(), "--cpus-per-task=1", "--time=30", *settings.options]
@@ -211,7 +213,7 @@ def submit(
         )
         path = launch.folder / f"{name}.sbatch"
         write(path, text)
-        answer = _ask("sbatch", "--parsable", str(path))
+        answer = ask("sbatch", "--parsable", str(path))
         submitted.append(answer.partition(";")[0])
         return submitted[-1]
 
@@ -229,104 +231,10 @@ def submit(
     except BaseException:  # a full disk and Ctrl-C leave no jobs behind either
         if submitted:
             with suppress(SlurmError):
-                _ask("scancel", *submitted)
+                ask("scancel", *submitted)
         raise
-
-
-def states(jobs: Sequence[str]) -> dict[str, int] | None:
-    """How many of these jobs, and of the tasks of arrays, are in each state; those that have ended are not.
-
-    Returns:
-        Counts by state, such as `{"PENDING": 3, "RUNNING": 2}`; None where SLURM cannot be asked.
-    """
-    if not jobs:
-        return {}
-    try:
-        # A job that SLURM has forgotten makes squeue complain, and the others are listed all the same.
-        answer = _ask("squeue", "-h", "-r", "-o", "%i %T", "--me")
-    except SlurmError:
-        return None
-    found: dict[str, int] = {}
-    for line in answer.splitlines():
-        job, _, state = line.strip().partition(" ")
-        if job.partition("_")[0] in jobs:
-            found[state] = found.get(state, 0) + 1
-    return found
-
-
-def how_asked(ending: Ending, *, signal_seconds: int) -> Ending:
-    """What a signal of the scheduler's means: near the end of the job's time a timeout, else pre-emption."""
-    if ending is not Ending.TIMEOUT:
-        return ending
-    with suppress(KeyError, SlurmError, ValueError):
-        question = ("squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%L")
-        left = _seconds(_ask(*question, seconds=_HURRY_SECONDS))
-        return Ending.TIMEOUT if left <= signal_seconds + SIGNAL_SLACK_SECONDS else Ending.PREEMPTED
-    return Ending.TIMEOUT
-
-
-def requeue(*, most: int) -> str:
-    """Put the job of this process back into the queue, unless it was cancelled or came back too often.
-
-    Args:
-        most: how often a job may come back.
-
-    Returns:
-        A sentence that says what became of it.
-    """
-    job = os.environ.get("SLURM_JOB_ID", "")
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    if restarts >= most:
-        return f"The job has come back {restarts} times (requeues={most}). Submit the study again to go on."
-    try:
-        state = _ask("squeue", "-h", "-j", job, "-o", "%T")
-        if state != "RUNNING":
-            return f"The job is {state.lower() or 'gone'}: it stays so. Submit the study again to go on."
-        _ask("scontrol", "requeue", job)
-    except SlurmError as error:
-        return f"The job could not be requeued: {error}"
-    return f"Job {slurm_job()} goes back into the queue and continues from the checkpoints."
-
-
-def _max_array_size() -> int | None:
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
-    return int(match[1]) if match else None
-
-
-def _seconds(text: str) -> int:
-    """`1-02:03:04`, `1-02` (days and hours) and `03:04` (minutes) as seconds.
-
-    Example:
-        >>> _seconds("1-00:00:01"), _seconds("1-02"), _seconds("2:30")
-        (86401, 93600, 150)
-    """
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    parts = [*parts, 0, 0][:3] if dash else [0, 0, *parts][-3:]
-    return 86400 * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
 def _escaped(path: Path) -> str:
     """A path in which SLURM does not take `%` for one of its patterns."""
     return str(path).replace("%", "%%")
-
-
-def _ask(*words: str, seconds: float = _ANSWER_SECONDS) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
-    except FileNotFoundError:
-        raise SlurmError(
-            f"there is no {words[0]} on this machine, and launcher=slurm needs it. Give the command on a "
-            "login node of the cluster, or leave launcher=slurm out to run here."
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(
-            f"{words[0]} did not answer within {seconds:g} s. Try again when SLURM is well."
-        ) from None
-    if done.returncode:
-        said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
-        raise SlurmError(
-            f"{words[0]} refused: {said or f'exit code {done.returncode}'}. Change partition, account, time "
-            "or another key of the launcher (launcher=slurm partition=NAME ...; slurm/README.md lists them)."
-        )
-    return done.stdout.strip()

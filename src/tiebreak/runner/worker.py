@@ -105,8 +105,9 @@ def main_loop(
 ) -> int:
     """Work through a manifest until every trial is done or held by another live process.
 
-    SIGINT or SIGTERM: the running trial checkpoints after its step or draw and the worker ends; a second
-    signal ends it at once. What is printed meanwhile goes to standard error: the events stay readable.
+    SIGINT or SIGTERM: the running trial checkpoints after its step or draw and the worker ends. A second
+    signal asks for the same: SLURM sends one to every process of a job, and the crew passes its own on. What
+    is printed meanwhile goes to standard error: the events stay readable.
 
     Args:
         job: which trials, and where things are.
@@ -123,7 +124,7 @@ def main_loop(
     def provenance(trial: AnyTrial) -> Mapping[str, Any]:
         return origin_of(trial, origin=origin, kernel=kernel())
 
-    with stop_on_signals() as stop:
+    with stop_on_signals(is_patient=True) as stop:
         wire = _Wire(stream or sys.stdout, stop)
         with redirect_stdout(sys.stderr):
             bench = Bench(
@@ -238,17 +239,24 @@ SIGNALS: Mapping[signal.Signals, Ending] = MappingProxyType(
 
 
 @contextmanager
-def stop_on_signals(signals: Mapping[signal.Signals, Ending] = SIGNALS) -> Iterator[StopRequest]:
+def stop_on_signals(
+    signals: Mapping[signal.Signals, Ending] = SIGNALS, *, is_patient: bool = False
+) -> Iterator[StopRequest]:
     """A request that the given signals make; a second one of a kind acts as if there were no handler.
 
     The handlers that were there are put back. Only the main thread may use it.
+
+    Args:
+        signals: which ones, and how the attempt then ends.
+        is_patient: a second signal asks for the same as the first; for a process that others watch over.
     """
     stop = StopRequest()
     former = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, frame: object) -> None:
         stop.ask(signals[signal.Signals(number)])
-        signal.signal(number, signal.SIG_DFL)
+        if not is_patient:
+            signal.signal(number, signal.SIG_DFL)
 
     try:
         for number in signals:

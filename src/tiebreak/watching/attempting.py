@@ -91,7 +91,7 @@ def _attempt(folder: Path, *, lease_seconds: float, clock: FileClock, may_live: 
     if written.ending is None:
         text, beaten = _heartbeat(folder)
         is_alive = may_live and not death(
-            written.holder,
+            written,
             silent_seconds=lambda: (clock.now() - beaten) / 1e9,
             lease_seconds=lease_seconds,
         )

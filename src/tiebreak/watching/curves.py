@@ -12,7 +12,7 @@ from tiebreak.records.record import Record
 from tiebreak.records.session import Row
 from tiebreak.records.store import RecordStore
 from tiebreak.watching.glance import Glance
-from tiebreak.watching.survey import Standing, State
+from tiebreak.watching.standing import Standing, State
 
 MOST_CURVES = 60
 """Curves in one plot; more can be told apart by nobody."""

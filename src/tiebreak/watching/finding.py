@@ -9,8 +9,8 @@ from typing import Any
 
 from tiebreak.design.axes import UserError
 from tiebreak.watching.axes import REPLICATE, Axes, spelled
+from tiebreak.watching.standing import Standing, StudyView
 from tiebreak.watching.status import word
-from tiebreak.watching.survey import Standing, StudyView
 
 STATE = "state"
 RESULT = "result"

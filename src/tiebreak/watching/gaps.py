@@ -15,7 +15,7 @@ from tiebreak.records.store import RecordStore
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.stats import Estimate, bootstrap_mean
 from tiebreak.watching.glance import Glance
-from tiebreak.watching.survey import Standing
+from tiebreak.watching.standing import Standing
 
 AT_ONCE_SECONDS = 0.1
 """How long a page waits for records that were not read yet; the rest follow in the background."""

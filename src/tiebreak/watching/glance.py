@@ -47,7 +47,7 @@ class Glance:
     last_row: Row | None
 
 
-def glance(path: Path) -> Glance:
+def glance(path: Path | str) -> Glance:
     """Read a record at both ends.
 
     Raises:
@@ -59,11 +59,11 @@ def glance(path: Path) -> Glance:
     with explained(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            size = os.fstat(descriptor).st_size
-            if size <= 4 * _BLOCK:  # most are: one question instead of three
-                content = os.pread(descriptor, size, 0)
+            content = os.pread(descriptor, 4 * _BLOCK + 1, 0)
+            if len(content) <= 4 * _BLOCK:  # most are whole by then
                 first, *before, last = _ends(content)
             else:
+                size = os.fstat(descriptor).st_size
                 first = _first_line(descriptor, size)
                 *before, last = _last_lines(descriptor, size)
         finally:
@@ -71,9 +71,10 @@ def glance(path: Path) -> Glance:
     try:
         header, closing = json.loads(first), json.loads(last)
         if header["schema"] > SCHEMA:
+            place = Path(path)
             raise NewerRecord(
-                f"The record {path.parent.name}/{path.stem} has schema {header['schema']}, and this version "
-                f"reads up to {SCHEMA}. Update tiebreak to read it."
+                f"The record {place.parent.name}/{place.stem} has schema {header['schema']}, and this "
+                f"version reads up to {SCHEMA}. Update tiebreak to read it."
             )
         if closing["kind"] != "end" or "sha256" not in closing:
             raise CorruptRecord("it has no whole closing line, so it was cut short")

@@ -11,7 +11,7 @@ from typing import Any
 from tiebreak.watching.axes import REPLICATE, in_order, spelled
 from tiebreak.watching.finding import Entry, final_result
 from tiebreak.watching.gaps import Counts, share_nonzero
-from tiebreak.watching.survey import State
+from tiebreak.watching.standing import State
 
 STEPS = 10
 """Colours from the lowest to the highest number, less one."""

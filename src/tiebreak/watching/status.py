@@ -14,7 +14,8 @@ from rich.text import Text
 from tiebreak.console import duration
 from tiebreak.design.study import Study
 from tiebreak.watching.axes import Axes, in_order, spelled
-from tiebreak.watching.survey import State, StudyView, Survey
+from tiebreak.watching.standing import State, StudyView
+from tiebreak.watching.survey import Survey
 
 FORMAT = 1
 """Number of the layout of `tree`."""

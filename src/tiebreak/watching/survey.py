@@ -1,187 +1,25 @@
-"""What stands in a results folder, kept up to date at the price of what has changed.
-
-A folder's time tells whether a file in it came or went, so a look at ten thousand trials whose records stand
-is a few thousand questions to the file system and reads nothing. A file system's clock ticks coarsely: a
-folder that changed within the last two seconds is looked into again, whatever its time says.
-"""
+"""What stands in a results folder, kept up to date at the price of what has changed."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 
 from tiebreak.design.cell import SCHEMA, AnyCell, AnyTrial
 from tiebreak.design.study import Study
-from tiebreak.records.durable import TEMPORARY, RecordError
+from tiebreak.records.durable import RecordError
 from tiebreak.records.migrate import former_ids
-from tiebreak.records.session import OutcomeKind, Row
-from tiebreak.records.store import ATTEMPTS_SUFFIX, RecordStore, attempts_of
-from tiebreak.runner.attempt import Ending
+from tiebreak.records.store import RecordStore, attempts_of
 from tiebreak.runner.claim import LEASE_SECONDS
 from tiebreak.runner.eta import Eta
 from tiebreak.runner.launch import Launch
-from tiebreak.watching.attempting import FileClock, LastAttempt, last_attempt
-from tiebreak.watching.glance import Glance, glance
+from tiebreak.watching.attempting import FileClock, last_attempt
+from tiebreak.watching.cell_folders import CellFolders
+from tiebreak.watching.glance import Glance
+from tiebreak.watching.standing import Change, Standing, State, StudyView
 from tiebreak.watching.waiting import Jobs, Launches, scheduled_jobs
-
-TICK_NS = 2_000_000_000
-"""Coarsest step of a file system's clock that is reckoned with, in nanoseconds."""
-
-
-class State(StrEnum):
-    """Where a trial stands: an outcome of its record, or what becomes of it while there is none."""
-
-    COMPLETED = "completed"
-    DIVERGED = "diverged"
-    NOT_LEARNED = "not_learned"
-    FAILED = "failed"
-    RUNNING = "running"
-    QUEUED = "queued"
-    LEFT = "left"
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether the trial has a record."""
-        return self in _OF_OUTCOME.values()
-
-
-_OF_OUTCOME = {
-    OutcomeKind.COMPLETED: State.COMPLETED,
-    OutcomeKind.DIVERGED: State.DIVERGED,
-    OutcomeKind.NOT_LEARNED: State.NOT_LEARNED,
-    OutcomeKind.FAILED: State.FAILED,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Where one trial stands.
-
-    Args:
-        trial: which one.
-        state: in a word.
-        record: its record at a glance; None without one.
-        place: cell id and replicate under which the record lies; an older schema's id may be another.
-        attempt: the last attempt, of a trial without a record.
-        damage: why the file in the record's place is none; empty if there is no such file.
-    """
-
-    trial: AnyTrial
-    state: State
-    record: Glance | None = None
-    place: str = ""
-    attempt: LastAttempt | None = None
-    damage: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Why it failed, or why its last attempt ended; empty if nothing went wrong."""
-        if self.record is not None:
-            return self.record.outcome.reason
-        if self.damage:
-            return f"its record is damaged: {self.damage}"
-        ending = self.attempt.ending if self.attempt else None
-        if self.attempt is None or ending is None or ending in _ORDERLY:
-            return ""
-        return self.attempt.reason or str(ending)
-
-    @property
-    def last_row(self) -> Row | None:
-        """The last row of the record, if there is one."""
-        return self.record.last_row if self.record else None
-
-
-_ORDERLY = (Ending.RECORDED, Ending.STOPPED, Ending.SUPERSEDED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyView:
-    """A study and where each of its trials stands.
-
-    Args:
-        study: its question and trials.
-        standings: one a trial, in the study's order.
-        former: trials that it was launched with and that are no longer its own: it was edited since.
-        former_recorded: how many of those have a record.
-        launches: of the study, oldest first.
-        live: numbers of the launches that somebody works on.
-        eta: knows what trials of the study took.
-    """
-
-    study: Study
-    standings: tuple[Standing, ...]
-    former: int = 0
-    former_recorded: int = 0
-    launches: tuple[Launch, ...] = ()
-    live: tuple[int, ...] = ()
-    eta: Eta = field(default_factory=Eta)
-
-    @property
-    def counts(self) -> dict[State, int]:
-        """Trials in each state, also where there are none."""
-        found = Counter(standing.state for standing in self.standings)
-        return {state: found[state] for state in State}
-
-    @property
-    def done(self) -> int:
-        """Trials with a record."""
-        return sum(standing.state.is_recorded for standing in self.standings)
-
-    @property
-    def workers(self) -> int:
-        """Processes that run a trial of this study now."""
-        return len(
-            {
-                (standing.attempt.holder.host, standing.attempt.holder.pid, standing.attempt.holder.started)
-                if standing.attempt and standing.attempt.holder
-                else standing.trial.id
-                for standing in self.standings
-                if standing.state is State.RUNNING
-            }
-        )
-
-    def seconds_left(self, *, workers: int | None = None) -> float | None:
-        """Wall time until all trials have records; None while that is unknown, or nobody works.
-
-        Args:
-            workers: how many processes run at once; by default those that do.
-        """
-        workers = self.workers if workers is None else workers
-        left = [standing for standing in self.standings if not standing.state.is_recorded]
-        if not left:
-            return 0.0
-        if not workers:
-            return None
-        shares = {item.trial.id: item.attempt.share_done for item in left if item.attempt}
-        return self.eta.seconds_left(
-            [standing.trial for standing in left], workers=workers, shares_done=shares
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What a refresh found: ids of trials that stand elsewhere now, and names of studies that changed."""
-
-    trials: frozenset[str] = frozenset()
-    studies: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.trials or self.studies)
-
-
-@dataclass
-class _Folder:
-    """What was found in the folder of a cell."""
-
-    stamp: int
-    seen_at: int
-    records: dict[str, tuple[tuple[int, int, int], Glance | str]] = field(default_factory=dict)
-    attempts: frozenset[str] = frozenset()
 
 
 class Survey:
@@ -210,7 +48,7 @@ class Survey:
         self._launches = Launches(self.results, ask=ask)
         self._store = RecordStore(self.results, only_looks=True)
         self._known: dict[str, tuple[tuple[int, int], Study | str]] = {}
-        self._folders: dict[str, _Folder] = {}
+        self._folders = CellFolders(self.results)
         self._former: dict[str, tuple[str, ...]] = {}
         self._former_of: tuple[object, ...] = ()
         self._trials: dict[str, tuple[Study, dict[str, AnyTrial]]] = {}
@@ -224,7 +62,7 @@ class Survey:
         """Look again. Nothing in the folder makes this raise; what cannot be read is said in `notices`."""
         self._clock.forget()
         studies = self._look_at_studies()
-        looked_into = self._look_at_folders()
+        looked_into = self._folders.look()
         if self._look_for_former_ids(studies.values()):
             looked_into = set(self._folders)
         before, after = self._standings, self._all_standings(studies, looked_into)
@@ -281,65 +119,6 @@ class Survey:
         }
         return studies
 
-    def _look_at_folders(self) -> set[str]:
-        """Bring the folders of cells up to date; the names of those that were looked into."""
-        stamps: dict[str, int] = {}
-        try:
-            with os.scandir(self.results / "records") as entries:
-                for entry in entries:
-                    try:
-                        if entry.is_dir(follow_symlinks=False):
-                            stamps[entry.name] = entry.stat(follow_symlinks=False).st_mtime_ns
-                    except OSError:
-                        continue
-        except OSError:
-            pass
-        looked_into = self._folders.keys() - stamps.keys()
-        newest, now = max(stamps.values(), default=0), time.monotonic_ns()
-        for name in looked_into:
-            del self._folders[name]
-        for name, stamp in stamps.items():
-            known = self._folders.get(name)
-            if known is None or known.stamp != stamp:
-                # Only one that is old by the folders' own clock can be taken as it stands.
-                seen_at = now - TICK_NS if stamp < newest - TICK_NS else now
-                self._folders[name] = self._scanned(name, stamp=stamp, seen_at=seen_at, known=known)
-            elif now - known.seen_at < TICK_NS:
-                self._folders[name] = self._scanned(name, stamp=stamp, seen_at=known.seen_at, known=known)
-            else:
-                continue
-            looked_into.add(name)
-        return looked_into
-
-    def _scanned(self, name: str, *, stamp: int, seen_at: int, known: _Folder | None) -> _Folder:
-        folder = _Folder(stamp=stamp, seen_at=seen_at)
-        attempts = set()
-        try:
-            entries = list(os.scandir(self.results / "records" / name))
-        except OSError:
-            return folder
-        for entry in entries:
-            replicate, dot, suffix = entry.name.partition(".")
-            if not replicate.isdecimal() or not dot:
-                continue
-            if f".{suffix}" == ATTEMPTS_SUFFIX:
-                attempts.add(replicate)
-            elif suffix == "jsonl" and not entry.name.startswith(TEMPORARY):
-                try:
-                    stat = entry.stat()
-                    mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-                    earlier = known.records.get(replicate) if known else None
-                    if earlier is not None and earlier[0] == mark:
-                        folder.records[replicate] = earlier
-                    else:
-                        folder.records[replicate] = (mark, glance(Path(entry.path)))
-                except FileNotFoundError:
-                    continue
-                except (RecordError, OSError) as error:
-                    folder.records[replicate] = ((0, 0, 0), str(error))
-        folder.attempts = frozenset(attempts)
-        return folder
-
     def _look_for_former_ids(self, studies: Iterable[Study]) -> bool:
         """Under which older ids the studies' records may lie; whether that changed."""
         studies = list(studies)
@@ -359,7 +138,7 @@ class Survey:
         return True
 
     def _is_older(self, name: str) -> bool:
-        found = (record for _, record in self._folders[name].records.values())
+        found = self._folders[name].records.values()
         return any(isinstance(record, Glance) and record.schema < SCHEMA for record in found)
 
     def _all_standings(self, studies: Mapping[str, Study], looked_into: set[str]) -> dict[str, Standing]:
@@ -384,10 +163,10 @@ class Survey:
             record = folder.records.get(replicate) if folder else None
             if record is None:
                 continue
-            if isinstance(record[1], Glance):
-                state = _OF_OUTCOME[record[1].outcome.kind]
-                return Standing(trial=trial, state=state, record=record[1], place=f"{name}/{replicate}")
-            damage = record[1]
+            if isinstance(record, Glance):
+                state = State.of(record.outcome.kind)
+                return Standing(trial=trial, state=state, record=record, place=f"{name}/{replicate}")
+            damage = record
             break
         attempt = None
         folder = self._folders.get(home)
@@ -452,7 +231,7 @@ class Survey:
     def _has_record(self, trial: str) -> bool:
         cell, _, replicate = trial.partition("/")
         folder = self._folders.get(cell)
-        return folder is not None and isinstance(folder.records.get(replicate, (0, ""))[1], Glance)
+        return folder is not None and isinstance(folder.records.get(replicate), Glance)
 
     def _sentences(self, studies: Iterable[Study]) -> tuple[str, ...]:
         said = [text for _, text in self._known.values() if isinstance(text, str)]
@@ -461,7 +240,7 @@ class Survey:
         strays = 0
         damaged: Counter[str] = Counter()
         for name, folder in self._folders.items():
-            for _, record in folder.records.values():
+            for record in folder.records.values():
                 if isinstance(record, str):
                     damaged[record] += 1
                 elif name not in listed:

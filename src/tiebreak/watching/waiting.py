@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tiebreak.records.durable import RecordError
-from tiebreak.runner.launch import FOLDER, Launch, read_launch
+from tiebreak.runner.launch import Launch, launch_folders, read_launch
+from tiebreak.runner.manifest import listed_trials
+from tiebreak.runner.scheduler import HURRY_SECONDS, in_queue
 
-_DESCRIPTION = "launch.json"
 QUEUE_SECONDS = 10.0
 """The scheduler is asked no more often: its controller serves everybody."""
 
-Jobs = Callable[[Sequence[str]], frozenset[str] | None]
+Jobs = Callable[[Sequence[str]], Container[str] | None]
+"""Tells which of the scheduler's jobs wait or run; None where it cannot be asked."""
 
 
-def scheduled_jobs(jobs: Sequence[str]) -> frozenset[str] | None:
+def scheduled_jobs(jobs: Sequence[str]) -> Mapping[str, object] | None:
     """Those of SLURM's jobs that wait or run; None where the scheduler cannot be asked."""
-    program = shutil.which("squeue")
-    if program is None:
-        return None
-    words = [program, "--noheader", "--format=%F", f"--jobs={','.join(jobs)}"]
-    try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if answer.returncode and "Invalid job id" not in answer.stderr:  # that is: it has gone
-        return None
-    return frozenset(answer.stdout.split())
+    return in_queue(jobs, seconds=HURRY_SECONDS)
 
 
 class Launches:
@@ -45,18 +33,18 @@ class Launches:
     """
 
     def __init__(self, results: Path, *, ask: Jobs = scheduled_jobs) -> None:
-        self._home = results / FOLDER
+        self._results = results
         self._ask = ask
         self._read: dict[Path, tuple[int, Launch]] = {}
         self._trials: dict[Path, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         self._asked_at = -QUEUE_SECONDS
         self._asked_about: frozenset[str] = frozenset()
-        self._scheduled: frozenset[str] | None = None
+        self._scheduled: Container[str] | None = None
 
     def found(self) -> tuple[Launch, ...]:
         """Every launch that can be read, by study and number."""
         present: dict[Path, tuple[int, Launch]] = {}
-        for folder, stamp in sorted(_folders(self._home)):
+        for folder, stamp in launch_folders(self._results):
             known = self._read.get(folder)
             if known is None or known[0] != stamp:
                 with suppress(RecordError):
@@ -68,11 +56,11 @@ class Launches:
 
     def trials(self, launch: Launch) -> tuple[str, ...]:
         """Ids of the trials that a launch was made for, as its manifests list them."""
-        paths = sorted(launch.folder.glob("manifest*.jsonl"))
+        paths = launch.manifests()
         stamps = tuple(_stamp(path) for path in paths)
         known = self._trials.get(launch.folder)
         if known is None or known[0] != stamps:
-            known = (stamps, tuple(trial for path in paths for trial in _listed(path)))
+            known = (stamps, tuple(trial for path in paths for trial in listed_trials(path)))
             self._trials[launch.folder] = known
         return known[1]
 
@@ -92,7 +80,7 @@ class Launches:
         found = []
         for launch in launches:
             if launch.launcher == "slurm" and scheduled is not None:
-                lives = not scheduled.isdisjoint(launch.jobs)
+                lives = any(job in scheduled for job in launch.jobs)
             elif launch.launcher != "slurm" and launch.holder is not None and launch.holder.is_here:
                 lives = not launch.holder.is_gone()
             else:
@@ -101,7 +89,7 @@ class Launches:
                 found.append(launch)
         return found
 
-    def _known_to_scheduler(self, jobs: frozenset[str]) -> frozenset[str] | None:
+    def _known_to_scheduler(self, jobs: frozenset[str]) -> Container[str] | None:
         now = time.monotonic()
         if jobs != self._asked_about or now - self._asked_at >= QUEUE_SECONDS:
             self._scheduled = self._ask(sorted(jobs))
@@ -109,33 +97,8 @@ class Launches:
         return self._scheduled
 
 
-def _folders(home: Path) -> Iterator[tuple[Path, int]]:
-    """Folders of launches with the time of their description; logs are not looked through."""
-    try:
-        entries = [entry for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for entry in entries:
-        stamp = _stamp(Path(entry.path) / _DESCRIPTION) if entry.name.isdecimal() else 0
-        if stamp:
-            yield Path(entry.path), stamp
-        elif not entry.name.isdecimal() or not (Path(entry.path) / "logs").is_dir():
-            yield from _folders(Path(entry.path))
-
-
 def _stamp(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _listed(path: Path) -> Iterator[str]:
-    """Ids in a manifest; a line that is none (it is being written, or of another version) is passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
-            yield str(json.loads(line)["trial"])
