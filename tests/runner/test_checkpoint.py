@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -112,8 +114,29 @@ def test_what_is_saved_is_a_copy(store, trial):
     assert store.read(trial, note=pytest.fail).checkpoint.tensors["x"].tolist() == [1, 1, 1]
 
 
-def test_a_checkpoint_cut_or_changed_anywhere_is_ignored_with_a_sentence(store, trial):
-    store.write(trial, saved({"x": torch.randn(4)}, state={"step": 3}, rows=[{"row": "walk", "step": 1}]))
+def test_a_state_without_tensors_needs_no_torch(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from tiebreak.records.session import Checkpoint
+from tiebreak.runner.checkpoint import CheckpointStore, Saved
+
+store = CheckpointStore(Path({str(tmp_path)!r}))
+trial = SimpleNamespace(cell=SimpleNamespace(id="c"), replicate=0, id="c/0000")
+kept = Saved(
+    checkpoint=Checkpoint(tensors={{}}, state={{"step": 1}}), rows=(), elapsed_seconds=0.0, started=""
+)
+store.write(trial, kept)
+assert store.read(trial, note=print) == kept
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("tensors", [{"x": torch.ones(4)}, {}], ids=["tensors", "none"])
+def test_a_checkpoint_cut_or_changed_anywhere_is_ignored_with_a_sentence(store, trial, tensors):
+    store.write(trial, saved(tensors, state={"step": 3}, rows=[{"row": "walk", "step": 1}]))
     path = store.path(trial)
     content = path.read_bytes()
     damages = [content[:length] for length in range(0, len(content), 7)]

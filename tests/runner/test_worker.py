@@ -114,7 +114,7 @@ def test_a_worker_nobody_listens_to_stops(command, make_job, store, trial):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOY_STEP_SECONDS": "0.3"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOY_STEP_SECONDS": "0.3", "TOY_LIGHT": "1"},
     )
     worker.stdout.readline()
     worker.stdout.close()

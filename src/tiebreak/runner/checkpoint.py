@@ -64,8 +64,6 @@ class CheckpointStore:
         Raises:
             StoreError: it cannot be written; the last one stands.
         """
-        from safetensors.torch import save  # imports torch, which only those who measure have loaded
-
         # Copies, because tensors that share memory (tied weights) cannot be stored as they are.
         tensors = {
             name: tensor.detach().to("cpu", copy=True).contiguous()
@@ -82,7 +80,7 @@ class CheckpointStore:
         )
         rows = "\n".join(map(row_to_json, saved.rows))
         metadata = {"tiebreak": text, "rows": rows, "sha256": _digest(tensors, text, rows)}
-        replace(self.path(trial), save(tensors, metadata=metadata))
+        replace(self.path(trial), _packed(tensors, metadata))
 
     def read(self, trial: AnyTrial, *, note: Callable[[str], None]) -> Saved | None:
         """The checkpoint of a trial; None if there is none, or it is damaged, which is told to `note`.
@@ -115,16 +113,39 @@ class CheckpointStore:
             folder.parent.rmdir()
 
 
-def _parse(content: bytes, *, trial: AnyTrial) -> Saved:
-    from safetensors import SafetensorError
+def _packed(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The bytes of a checkpoint; torch is imported where there are tensors, by who measures with them."""
+    if not tensors:
+        from safetensors import serialize
+
+        return serialize({}, metadata)
+    from safetensors.torch import save
+
+    return save(dict(tensors), metadata=metadata)
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts; the inverse of `_packed`."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.pop("__metadata__")
+    if not header:
+        from safetensors import deserialize
+
+        deserialize(content)  # that nothing else is in it either
+        return {}, metadata
     from safetensors.torch import load
 
+    return load(content), metadata
+
+
+def _parse(content: bytes, *, trial: AnyTrial) -> Saved:
+    from safetensors import SafetensorError
+
     try:
-        tensors = load(content)
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        tensors, metadata = _unpacked(content)
         text, rows, digest = metadata["tiebreak"], metadata["rows"], metadata["sha256"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a checkpoint: {error}") from error
     if _digest(tensors, text, rows) != digest:
         raise ValueError("its sum is wrong")
@@ -142,12 +163,12 @@ def _parse(content: bytes, *, trial: AnyTrial) -> Saved:
 
 def _digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
     """SHA-256 over names, types, shapes and bytes of the tensors, and over the texts."""
-    import torch
-
     total = hashlib.sha256()
     for text in texts:
         total.update(f"{len(text)}:{text}".encode())
     for name in sorted(tensors):
+        import torch
+
         tensor = tensors[name]
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         if tensor.numel():
