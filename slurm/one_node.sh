@@ -11,7 +11,8 @@ port=${SLURM_PORT:-26817}
 nodes=${NODES:-4}
 cpus=${CPUS:-2}
 gpus=${GPUS:-2}
-host=$(hostname -s)
+host=$(uname -n)
+host=${host%%.*}
 export SLURM_CONF=$folder/slurm.conf
 
 say() { echo "one_node.sh: $*" >&2; }
@@ -37,11 +38,14 @@ require_packages() {
 }
 
 write_configuration() {
+  local gpu device
   mkdir -p "$folder"/{state,log,run,spool,devices}
   chmod 755 "$folder" "$folder"/*/
   (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
   for gpu in $(seq 0 $((gpus - 1))); do
-    [ -e "$folder/devices/nvidia$gpu" ] || mknod "$folder/devices/nvidia$gpu" c 1 3
+    device=$folder/devices/nvidia$gpu
+    # A container may not make devices; a link to one will do.
+    [ -e "$device" ] || mknod "$device" c 1 3 2>/dev/null || ln -s /dev/null "$device"
   done
   cat >"$SLURM_CONF" <<CONF
 ClusterName=onenode
@@ -110,7 +114,8 @@ up() {
     --seed-file="$folder/run/munge.seed" 2>/dev/null
   slurmctld -c
   for node in $(seq "$nodes"); do start_node "n$node"; done
-  await 200 is_idle || { tail -qn 5 "$folder"/log/*.log >&2; exit 1; }
+  await 600 is_idle || { tail -qn 5 "$folder"/log/*.log >&2; exit 1; }
+  say "$nodes nodes are up after $SECONDS s"
   echo "export SLURM_CONF=$SLURM_CONF"
 }
 

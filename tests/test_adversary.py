@@ -25,17 +25,6 @@ SMALL = [
 NOISE = ["run", "protocol=noise", "data=mnist5k", "data.batch_size=32"]
 
 
-def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tiebreak", *words],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -184,15 +173,15 @@ def test_ctrl_c_ends_a_multirun_not_only_its_present_point(here, monkeypatch, ca
     ],
     ids=["noise", "lr_search"],
 )
-def test_a_long_measurement_stops_soon_after_ctrl_c(words, here) -> None:
-    process = start(*words, cwd=here)
+def test_a_long_measurement_stops_soon_after_ctrl_c(words, here, nursery) -> None:
+    process = nursery.start(*words, cwd=here)
     deadline = time.monotonic() + 60
     while not list(here.rglob("*.attempts/1/holder.json")):
         assert time.monotonic() < deadline, "the trial was never begun"
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert not record_files(here)

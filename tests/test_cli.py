@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -31,15 +30,10 @@ SMALL = [
 ]
 
 
-def tiebreak(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tiebreak", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+@pytest.fixture
+def tiebreak(nursery):
+    """Runs `python -m tiebreak` to its end."""
+    return nursery.run
 
 
 @pytest.fixture
@@ -116,7 +110,7 @@ def test_help_and_study_list_do_not_import_torch() -> None:
     assert "demo" in done.stdout
 
 
-def test_a_trial_runs_once(here) -> None:
+def test_a_trial_runs_once(here, tiebreak) -> None:
     first = tiebreak("run", *SMALL, cwd=here)
     assert first.returncode == 0, first.stderr
     assert "device: cpu" in first.stderr or "device: cuda" in first.stderr
@@ -128,7 +122,7 @@ def test_a_trial_runs_once(here) -> None:
     assert path.read_bytes() == content
 
 
-def test_multirun_works_with_hydras_own_launcher(here) -> None:
+def test_multirun_works_with_hydras_own_launcher(here, tiebreak) -> None:
     done = tiebreak("run", "-m", *SMALL, "pool.beta=0,100", cwd=here)
     assert done.returncode == 0, done.stderr
     assert len(record_files(here)) == 2
@@ -137,7 +131,7 @@ def test_multirun_works_with_hydras_own_launcher(here) -> None:
     assert "pool.beta must be a finite number" in mistake.stderr
 
 
-def test_the_smoke_study_runs_every_protocol_and_reports(here) -> None:
+def test_the_smoke_study_runs_every_protocol_and_reports(here, tiebreak) -> None:
     done = tiebreak("study", "smoke", "--workers", "2", cwd=here)
     assert done.returncode == 0, done.stderr
     page = here / "results" / "report.html"
@@ -160,7 +154,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_started_again_ends_with_the_same_rows(here) -> None:
+def test_killed_at_any_moment_and_started_again_ends_with_the_same_rows(here, nursery, tiebreak) -> None:
     """kill -9 of the process that trains; the rows hold losses of every epoch to the last digit."""
     words = ["run", "data=mnist5k", "data.batch_size=16", "protocol.num_epochs=6", "optimizer.lr=0.02"]
     words += ["data.test_size=100", "batch_norm=true"]
@@ -171,16 +165,9 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_rows(here) ->
     assert tiebreak(*words, cwd=whole).returncode == 0
     dice = random.Random(3)
     for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tiebreak", *words],
-            cwd=killed,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TIEBREAK_CHECKPOINT_SECONDS": "0.2"},
-        )
-        time.sleep(2.5 + 3 * dice.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process = nursery.start(*words, cwd=killed, TIEBREAK_CHECKPOINT_SECONDS="0.2")
+        time.sleep(0.5 + 3 * dice.random())
+        process.kill()
         if record_files(killed):
             break
     done = tiebreak(*words, cwd=killed)
@@ -190,20 +177,17 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_rows(here) ->
     assert first.parent.name == second.parent.name
 
 
-def test_two_processes_on_one_trial_leave_one_record(here) -> None:
-    words = [sys.executable, "-m", "tiebreak", "run", *SMALL, "protocol.num_epochs=8"]
-    processes = [
-        subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=240) for process in processes]
+def test_two_processes_on_one_trial_leave_one_record(here, nursery) -> None:
+    words = ["run", *SMALL, "protocol.num_epochs=8"]
+    processes = [nursery.start(*words, cwd=here) for _ in range(2)]
+    said = [process.communicate() for process in processes]
     codes = sorted(process.returncode for process in processes)
     assert codes in ([0, 0], [0, 2]), said
     assert len(record_files(here)) == 1
     assert all("Traceback" not in errors for _, errors in said)
 
 
-def test_a_corrupt_record_is_named_set_aside_and_run_again(here) -> None:
+def test_a_corrupt_record_is_named_set_aside_and_run_again(here, tiebreak) -> None:
     assert tiebreak("run", *SMALL, cwd=here).returncode == 0
     (path,) = record_files(here)
     good = path.read_bytes()
@@ -215,7 +199,7 @@ def test_a_corrupt_record_is_named_set_aside_and_run_again(here) -> None:
     assert list(path.parent.glob("*.corrupt-*"))
 
 
-def test_an_unwritable_results_folder_is_a_sentence(here) -> None:
+def test_an_unwritable_results_folder_is_a_sentence(here, tiebreak) -> None:
     (here / "results").write_text("a file where a folder should be")
     done = tiebreak("run", *SMALL, cwd=here)
     assert done.returncode == 2, done.stderr
@@ -341,7 +325,16 @@ def test_a_point_that_fails_in_another_process_is_told(here) -> None:
     RecordStore(here / "results").write(record)
     words = ["run", "-m", "hydra/launcher=forking", *overrides]
     for betas, code in (("1,0", 1), ("0,2", 0), ("0,nan,1", MISTAKE)):
-        done = tiebreak(*words, f"pool.beta={betas}", cwd=here, PYTHONPATH=str(here))
+        done = subprocess.run(  # Hydra looks for plugins when it is first used: a fresh interpreter
+            [sys.executable, "-m", "tiebreak", *words, f"pool.beta={betas}"],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": f"{here}:{os.environ.get('PYTHONPATH', '')}",
+            },
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert ("pool.beta must be a finite number" in done.stderr) == ("nan" in betas)

@@ -95,6 +95,17 @@ class Site:
             timeout=1200,
         )
 
+    def start(self, *words):
+        """The verb in the background; its output goes to a file."""
+        with (self.folder / "background.log").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tiebreak", *words],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+
     def tiebreak(self, *words, code=0, **environment):
         done = self.call(*words, **environment)
         assert done.returncode == code, done.stdout + done.stderr
@@ -104,6 +115,9 @@ class Site:
     def records(self):
         """Trial id -> path."""
         return {f"{p.parent.name}/{p.stem}": p for p in self.results.glob("records/*/[0-9]*.jsonl")}
+
+    def checkpoints(self):
+        return list(self.folder.glob(".tiebreak/checkpoints/*/*/*/checkpoint.safetensors"))
 
     def launch(self, study, number=-1):
         folder = sorted((self.results / "launches" / study).iterdir())[number]
@@ -122,13 +136,13 @@ class Site:
         return found
 
     def running(self):
-        """Holders of the attempts that have not ended."""
+        """Holders of the attempts that have not ended, as far as their processes are there."""
         found = []
         for holder in self.results.glob("records/*/*.attempts/*/holder.json"):
             if not (holder.parent / "end.json").exists():
                 with contextlib.suppress(FileNotFoundError, ValueError):
                     found.append(json.loads(holder.read_text()))
-        return found
+        return [holder for holder in found if Path(f"/proc/{holder['pid']}").exists()]
 
 
 def ending_of(attempt):

@@ -1,15 +1,13 @@
 import importlib.util
 import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from nursery import Process
 
 from tiebreak.design.axes import NATIVE, Arch, DataName, Precision
 from tiebreak.design.cell import Cell, Data, Network, Optimizer, Train, Trial
@@ -74,62 +72,6 @@ def command():
     return [sys.executable, str(TOY)]
 
 
-class Nursery:
-    """A process that has torch loaded and forks a worker at each request."""
-
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, str(TOY), "--nursery"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def ask(self, **request):
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self):
-        self._process.communicate()
-
-
-@dataclass
-class Worker:
-    """A worker process in a nursery."""
-
-    nursery: Nursery
-    pid: int
-    out: Path
-    err: Path
-    code: int | None = None
-
-    def kill(self):
-        self.send_signal(signal.SIGKILL)
-        return self.wait()
-
-    def send_signal(self, number):
-        os.kill(self.pid, number)
-
-    def wait(self):
-        if self.code is None:
-            self.code = self.nursery.ask(do="wait", pid=self.pid)
-        return self.code
-
-    def finish(self, code=0):
-        """The events, once it has ended with that exit code."""
-        assert self.wait() == code, self.err.read_text()
-        return [json.loads(line) for line in self.out.read_text().splitlines()]
-
-
-@pytest.fixture(scope="session")
-def nursery():
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
-
-
 @pytest.fixture
 def make_job(tmp_path):
     def make(trials, *, index=0, of=1, lease_seconds=60.0):
@@ -149,6 +91,25 @@ def make_job(tmp_path):
     return make
 
 
+@dataclass
+class Worker:
+    """A worker process."""
+
+    process: Process
+
+    def kill(self):
+        return self.process.kill()
+
+    def send_signal(self, number):
+        self.process.send_signal(number)
+
+    def finish(self, code=0):
+        """The events, once it has ended with that exit code."""
+        out, err = self.process.communicate()
+        assert self.process.returncode == code, err
+        return [json.loads(line) for line in out.splitlines()]
+
+
 @pytest.fixture
 def start_worker(tmp_path, nursery, make_job):
     """Starts a worker process on the given trials; ended with the test."""
@@ -156,17 +117,13 @@ def start_worker(tmp_path, nursery, make_job):
 
     def start(trials, *, index=0, of=1, lease_seconds=60.0, **environment):
         job = make_job(trials, index=index, of=of, lease_seconds=lease_seconds)
-        out, err = (tmp_path / f"worker-{len(workers)}.{stream}" for stream in ("out", "err"))
-        pid = nursery.ask(
-            do="start", arguments=job.to_arguments(), environment=environment, out=str(out), err=str(err)
-        )
-        workers.append(Worker(nursery, pid, out, err))
+        process = nursery.start(*job.to_arguments(), cwd=tmp_path, program=TOY, **environment)
+        workers.append(Worker(process))
         return workers[-1]
 
     yield start
     for worker in workers:
-        if worker.code is None:
-            worker.kill()
+        worker.kill()
 
 
 @pytest.fixture

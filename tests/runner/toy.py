@@ -3,13 +3,11 @@
 What it does is set by environment variables, so that a test can make one process slow, faulty or deadly.
 """
 
-import json
 import os
 import random
 import signal
 import sys
 import time
-import traceback
 
 from tiebreak.records.session import Outcome, OutcomeKind
 
@@ -71,35 +69,5 @@ def main(arguments):
     return main_loop(Job.from_arguments(arguments), measure=chosen, refusals=(LookupError,))
 
 
-def nursery():
-    """Workers without the seconds of importing torch: forked on request, one request a line."""
-    import torch  # noqa: F401
-
-    import tiebreak.runner.worker  # noqa: F401
-
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["do"] == "wait":
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["pid"], 0)[1])
-        else:
-            answer = os.fork() or child(request)
-        print(answer, flush=True)
-
-
-def child(request):
-    for stream, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(request[stream], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
-    os.environ.update(request["environment"])
-    code = 1
-    try:
-        code = main(request["arguments"])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 if __name__ == "__main__":
-    sys.exit(nursery() if sys.argv[1:] == ["--nursery"] else main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
