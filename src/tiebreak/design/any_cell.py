@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from tiebreak.design.axes import DesignError
 from tiebreak.design.settings import AnyMeasure, Checked, Execution
+
+_P = TypeVar("_P")
 
 SCHEMA = 3
 """Number of the layout of cells. A new field raises it and brings its migration in `records.migrate`."""
@@ -85,13 +87,12 @@ class AnyCell:
                 f"a stored cell does not have the fields of schema {SCHEMA}: "
                 f"{strays[0]} is missing or unknown."
             )
-        cell.__dict__["canonical"] = _canonical(understood)  # a study of thousands asks each for its id
         return cell
 
     @classmethod
     def _read(cls, tree: Mapping[str, Any]) -> Self:
         """A cell from its fields; whatever is wrong with them may be raised as it comes."""
-        return cls(measure=cls._read_measure(tree["measure"]), execution=Execution(**tree["execution"]))
+        return cls(measure=cls._read_measure(tree["measure"]), execution=made(Execution, tree["execution"]))
 
     @classmethod
     def _read_measure(cls, tree: Mapping[str, Any]) -> Any:
@@ -100,12 +101,14 @@ class AnyCell:
         name = values.pop("protocol")
         if name not in cls.PROTOCOLS:
             raise DesignError(f"protocol must be one of {', '.join(cls.PROTOCOLS)}, got {name!r}.")
-        return cls.PROTOCOLS[name](**values)
+        return made(cls.PROTOCOLS[name], values)
 
     @cached_property
     def canonical(self) -> str:
         """The one JSON text of this cell: sorted keys, no spaces, schema number."""
-        return _canonical(self.to_dict())
+        texts = {item.name: _text(getattr(self, item.name)) for item in fields(self)}
+        texts["schema"] = str(SCHEMA)
+        return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
     @cached_property
     def id(self) -> str:
@@ -118,31 +121,71 @@ class AnyCell:
         return row | plain(self.measure) | plain(self.execution)
 
 
+def made(kind: type[_P], values: Mapping[str, Any]) -> _P:
+    """`kind(**values)`, where equal values give one object.
+
+    The thousands of cells of a study share most of their parts, which take longer to check than to find.
+
+    Args:
+        kind: the class of the part.
+        values: its fields.
+
+    Raises:
+        DesignError: a value that cannot be.
+        TypeError: a field that the part does not have, or one that is missing.
+    """
+    try:
+        text = json.dumps(values)
+    except (TypeError, ValueError):  # what is no JSON is refused in the part's own words
+        return kind(**values)
+    return _made(kind, text)
+
+
+@lru_cache(maxsize=2**14)
+def _made(kind: type[_P], text: str) -> _P:
+    return kind(**json.loads(text))
+
+
 def plain(part: Any) -> dict[str, Any]:
-    """The fields of a part of a cell as JSON values; `asdict` copies deeply, ten times as slow."""
-    found = {}
-    for item in fields(part):
-        value = getattr(part, item.name)
-        if isinstance(value, StrEnum):
-            value = str(value)
-        elif isinstance(value, Checked):
-            value = plain(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        found[item.name] = value
-    return found
+    """The fields of a part of a cell as JSON values, found once for each part; `asdict` copies deeply."""
+    found = part.__dict__.get(_PLAIN)
+    if found is None:
+        found = {item.name: _as_plain(getattr(part, item.name)) for item in fields(part)}
+        part.__dict__[_PLAIN] = found
+    return {name: {**value} if isinstance(value, dict) else value for name, value in found.items()}
+
+
+_PLAIN, _TEXT = "_plain", "_text"
+"""Where a part keeps its fields as JSON values, and its canonical text; it is never changed."""
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, StrEnum):
+        return str(value)
+    return plain(value) if isinstance(value, Checked) else value
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, AnyMeasure):
         return {"protocol": value.protocol, **plain(value)}
-    if isinstance(value, Checked):
-        return plain(value)
-    return str(value) if isinstance(value, StrEnum) else value
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return _as_plain(value)
 
 
-def _canonical(tree: Mapping[str, Any]) -> str:
-    return json.dumps({"schema": SCHEMA, **tree}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _text(value: Any) -> str:
+    """The canonical text of a field of a cell, found once for each part."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, StrEnum):
+        return json.dumps(str(value))
+    found = value.__dict__.get(_TEXT)
+    if found is None:
+        tree = _as_json(value) if isinstance(value, Checked) else plain(value)
+        found = value.__dict__[_TEXT] = json.dumps(
+            tree, sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+    return found
 
 
 def _paths(tree: Any, path: str = "") -> Iterator[str]:

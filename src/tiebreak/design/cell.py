@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Self, TypeAlias
 
 from typing_extensions import TypeVar
 
-from tiebreak.design.any_cell import SCHEMA, AnyCell, plain
+from tiebreak.design.any_cell import SCHEMA, AnyCell, made, plain
 from tiebreak.design.axes import (
     NATIVE,
     DesignError,
@@ -212,16 +212,13 @@ class Cell(AnyCell):
 
     @classmethod
     def _read(cls, tree: Mapping[str, Any]) -> Self:
-        measure = dict(tree["measure"])
-        if "optimizer" in measure:
-            measure["optimizer"] = Optimizer(**measure["optimizer"])
         return cls(
-            network=Network(**tree["network"]),
-            data=Data(**tree["data"]),
+            network=made(Network, tree["network"]),
+            data=made(Data, tree["data"]),
             precision=tree["precision"],
-            jacobians=tuple(PoolJacobian(**item) for item in tree["jacobians"]),
-            measure=cls._read_measure(measure),
-            execution=Execution(**tree["execution"]),
+            jacobians=tuple(made(PoolJacobian, item) for item in tree["jacobians"]),
+            measure=cls._read_measure(tree["measure"]),
+            execution=made(Execution, tree["execution"]),
         )
 
     @property

@@ -443,6 +443,8 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
     """
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return member(hint, value, key=key)
+    if isinstance(hint, type) and issubclass(hint, Checked) and isinstance(value, dict):
+        return hint(**value)
     if hint is float:
         return finite_number(value, key=key)
     if hint is int:
