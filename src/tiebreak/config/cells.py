@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tiebreak.config.composition import GROUPS, ConfigError
+from tiebreak.design.any_cell import made
 from tiebreak.design.axes import (
     DataName,
     Device,
@@ -48,12 +49,15 @@ def known_keys(
     tree: Any, allowed: Iterable[str], where: str, *, required: Iterable[str] = ()
 ) -> dict[str, Any]:
     """`tree` as a dictionary that has the required keys and no key beyond the allowed ones."""
+    allowed, required = set(allowed), set(required)
+    if isinstance(tree, dict) and required <= tree.keys() <= allowed:
+        return dict(tree)
     allowed = sorted(allowed)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of {', '.join(allowed)}, got {tree!r}.")
     if unknown := sorted(str(key) for key in tree if key not in allowed):
         raise ConfigError(f"{where} has an unknown key {unknown[0]}. Keys: {', '.join(allowed)}.")
-    if missing := sorted(set(required) - set(tree)):
+    if missing := sorted(required - set(tree)):
         raise ConfigError(f"{where} has no {missing[0]}. Do not delete it, set it.")
     return dict(tree)
 
@@ -111,7 +115,8 @@ def _sibling_cell(tree: Mapping[str, Any], family: type[AnyCell], device: Callab
 def _execution(tree: Mapping[str, Any], device: Callable[[], Device]) -> Execution:
     """Where and how it runs; what a root file does not have stays as it is by default."""
     given = {key: tree[key] for key in _names(Execution) - {"device"} if key in tree}
-    return Execution(device=device() if tree["device"] == "auto" else _device(tree["device"]), **given)
+    chosen = device() if tree["device"] == "auto" else _device(tree["device"])
+    return made(Execution, {"device": str(chosen), **given})
 
 
 def _max_pool_cell(tree: Mapping[str, Any], device: Callable[[], Device], content: Content) -> Cell:
@@ -139,7 +144,7 @@ def _max_pool_cell(tree: Mapping[str, Any], device: Callable[[], Device], conten
     network = _group(tree, "arch", {"name"}, optional="stem_pool")
     network |= {"arch": network.pop("name"), "batch_norm": tree["batch_norm"], "init": tree["init"]}
     return Cell(
-        network=Network(**network),
+        network=made(Network, network),
         data=_data(tree, content),
         precision=precision,
         jacobians=_jacobians(tree, paired=kind in PAIRED),
@@ -152,9 +157,9 @@ def _data(tree: Mapping[str, Any], content: Content) -> Data:
     """The data set; `content: auto` becomes the digest of the images there, or empty where none are."""
     values = _group(tree, "data", _names(Data))
     if values["content"] != "auto":
-        return Data(**values)
+        return made(Data, values)
     values["content"] = ""
-    data = Data(**values)
+    data = made(Data, values)
     if not data.name.is_folder:
         return data
     return replace(data, content=content(data.name, place_of(tree, "data_root"), data.folder))
@@ -176,8 +181,9 @@ def content_once() -> Content:
     return content
 
 
-def _names(kind: Any) -> set[str]:
-    return {item.name for item in fields(kind)}
+@cache
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(item.name for item in fields(kind))
 
 
 def _device(value: Any) -> Device:
@@ -190,7 +196,8 @@ def _jacobians(tree: Mapping[str, Any], *, paired: bool) -> tuple[PoolJacobian, 
     pool = _group(tree, "pool", {"forward", "seed", "beta", "selection", "betas", "selections"})
     forward, seed = pool["forward"], pool["seed"]
     if not paired:
-        return (PoolJacobian(beta=pool["beta"], forward=forward, selection=pool["selection"], seed=seed),)
+        names = ("beta", "forward", "selection", "seed")
+        return (made(PoolJacobian, {name: pool[name] for name in names}),)
     for key, instead in (("beta", "betas"), ("selection", "selections")):
         if pool[key] not in (0, Selection.BETA):
             raise ConfigError(
@@ -214,4 +221,4 @@ def _optimizer(tree: Mapping[str, Any], precision: Precision) -> Optimizer:
         values["eps"] = _EPS_HALF if precision.storage == "float16" else _EPS
     if values["loss_scale"] == "auto":
         values["loss_scale"] = LossScale.DYNAMIC if precision is Precision.AMP16 else LossScale.NONE
-    return Optimizer(**values)
+    return made(Optimizer, values)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from tiebreak.design.axes import DesignError
 from tiebreak.design.cell import AnyCell, Cell
@@ -216,17 +217,20 @@ def to_yaml(overrides: Sequence[str]) -> str:
 
 
 class Composer:
-    """Composes configurations; Hydra is asked once for each option of each group.
+    """Composes configurations; Hydra is asked once for each root file.
 
-    The options of one group do not depend on those of another, so a choice of several is put together from
-    single ones; values are set on plain dictionaries. What this cannot do as Hydra would is left to Hydra.
+    The options of one group do not depend on those of another, and a file of a group that is a plain mapping
+    says what Hydra makes of it, so a configuration is put together from files, and values are set on plain
+    dictionaries. What this cannot do as Hydra would is left to Hydra. What it gives is shared between
+    configurations and must not be changed.
     """
 
     def __init__(self) -> None:
-        self._trees: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._values: dict[str, Any] = {}
+        self._roots: dict[str, dict[str, Any]] = {}
+        self._options: dict[tuple[str, str], dict[str, Any]] = {}
+        self._settings: dict[str, _Setting] = {}
 
-    def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
+    def __call__(self, overrides: Sequence[str]) -> Mapping[str, Any]:
         """What `plain(composed(overrides))` gives, faster.
 
         Raises:
@@ -238,51 +242,87 @@ class Composer:
             return plain(composed(overrides))  # or refuses it in Hydra's words
 
     def _put_together(self, overrides: Sequence[str]) -> dict[str, Any]:
-        root, groups, values = root_of(overrides), {}, []
-        for override in overrides:
-            key = override.partition("=")[0]
-            if key in GROUPS:
-                groups[key] = override
-            elif re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
-                values.append((key.split("."), self._value(override)))
-            else:
-                raise _LeftToHydra
-        tree = copy.deepcopy(self._tree(root))
-        for group, override in groups.items():
-            tree[group] = copy.deepcopy(self._tree(root, override)[group])
-        for (*above, last), value in values:
+        root = root_of(overrides)
+        settings = [self._settings.get(override) or self._setting(override) for override in overrides]
+        tree = {**self._root(root)}
+        for setting in settings:
+            if setting.group:
+                _require(setting.group in tree)
+                tree[setting.group] = self._option(root, setting.group, setting.value)
+        for setting in settings:
+            if setting.group:
+                continue
             branch = tree
-            for key in above:
-                branch = branch[key]
-            if isinstance(branch[last], dict):
-                raise _LeftToHydra
-            branch[last] = copy.deepcopy(value)
-        if _is_open(tree):
-            raise _LeftToHydra
+            for key in setting.above:
+                branch[key] = branch = {**branch[key]}
+            _require(not isinstance(branch[setting.last], dict))
+            branch[setting.last] = setting.value
+        _require(not _is_open(tree))
         return tree
 
-    def _tree(self, root: str, *overrides: str) -> dict[str, Any]:
-        choice = (root, *overrides)
-        if choice not in self._trees:
-            tree = OmegaConf.to_container(composed(overrides, root=root), resolve=False)
-            assert isinstance(tree, dict)
-            self._trees[choice] = {str(key): value for key, value in tree.items()}
-        return self._trees[choice]
+    def _root(self, root: str) -> dict[str, Any]:
+        if root not in self._roots:
+            self._roots[root] = _as_it_stands(composed((), root=root))
+        return self._roots[root]
 
-    def _value(self, override: str) -> Any:
-        if override not in self._values:
+    def _option(self, root: str, group: str, name: str) -> dict[str, Any]:
+        """A group of a configuration with one of its options."""
+        if (group, name) not in self._options:
+            folder = config_folder()
             try:
-                parsed = OverridesParser.create().parse_override(override)
-                if parsed.is_sweep_override():
-                    raise _LeftToHydra
-                self._values[override] = parsed.value()
-            except REFUSALS:
+                text = (folder / group / f"{name}.yaml").read_text(encoding="utf-8")
+                tree = _as_it_stands(OmegaConf.create(text))
+                of_root = _as_it_stands(OmegaConf.load(folder / f"{root}.yaml"))
+            except (OSError, YAMLError, *REFUSALS):
                 raise _LeftToHydra from None
-        return self._values[override]
+            _require("defaults" not in tree and "@package" not in text and group not in of_root)
+            self._options[group, name] = tree
+        return self._options[group, name]
+
+    def _setting(self, override: str) -> _Setting:
+        """What an override says; each is parsed once."""
+        key = override.partition("=")[0]
+        _require(re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key) is not None)
+        try:
+            parsed = OverridesParser.create().parse_override(readable(override))
+            _require(not parsed.is_sweep_override())
+            value = parsed.value()
+        except REFUSALS:
+            raise _LeftToHydra from None
+        if key in GROUPS:
+            _require(isinstance(value, str) and re.fullmatch(r"\w+", value) is not None)
+            setting = _Setting(group=key, value=value)
+        else:
+            *above, last = key.split(".")
+            setting = _Setting(above=tuple(above), last=last, value=value)
+        return self._settings.setdefault(override, setting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """An override: an option of a group, or a value and where it belongs."""
+
+    group: str = ""
+    above: tuple[str, ...] = ()
+    last: str = ""
+    value: Any
 
 
 class _LeftToHydra(Exception):  # noqa: N818 - a turn, not an accident
     """An override that needs Hydra itself: its extended grammar, a whole group, a mistake."""
+
+
+def _require(can: bool) -> None:
+    """Go on only where this is as Hydra would do it."""
+    if not can:
+        raise _LeftToHydra
+
+
+def _as_it_stands(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, none resolved."""
+    tree = OmegaConf.to_container(config, resolve=False)
+    _require(isinstance(tree, dict))
+    return {str(key): value for key, value in cast(dict[Any, Any], tree).items()}
 
 
 def _is_open(tree: Any) -> bool:

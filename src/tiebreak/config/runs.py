@@ -119,8 +119,8 @@ def compose_study(
     tree = _study_file(composition.config_folder() / "study" / f"{name}.yaml", where)
     places = [override for override in overrides if _key(override) in ("results", "data_root")]
     with hydra_open():
-        base = plain(composed(places))
         composer, content = composer or Composer(), content_once()
+        base = composer(places)
         parts: list[Part] = []
         waiting: list[str] = []
         for branch in tree["parts"]:

@@ -152,7 +152,10 @@ def plain(part: Any) -> dict[str, Any]:
     if found is None:
         found = {item.name: _as_plain(getattr(part, item.name)) for item in fields(part)}
         part.__dict__[_PLAIN] = found
-    return {name: {**value} if isinstance(value, dict) else value for name, value in found.items()}
+    found = found.copy()
+    if isinstance(part, AnyMeasure):  # the only parts that have parts
+        found |= {name: value.copy() for name, value in found.items() if isinstance(value, dict)}
+    return found
 
 
 _PLAIN, _TEXT = "_plain", "_text"
