@@ -15,7 +15,8 @@ from tiebreak.config import (
     list_studies,
     split_launch,
 )
-from tiebreak.config.composition import LAUNCH_GROUPS, ROOTS
+from tiebreak.config.cells import cell_of, content_once
+from tiebreak.config.composition import LAUNCH_GROUPS, ROOTS, Composer, hydra_open
 from tiebreak.design.axes import Arch, DataName, Device, Forward, OptimizerName, Precision
 from tiebreak.design.cell import MEASURES, Cell
 from tiebreak.design.stored import FAMILIES, read_cell
@@ -95,10 +96,19 @@ def test_every_axis_has_a_file_for_each_of_its_values():
     assert set(ROOTS) == set(FAMILIES)
 
 
+@pytest.fixture(scope="module")
+def composer():
+    """One for all: what it has composed once it gives again."""
+    return Composer()
+
+
 @pytest.mark.parametrize(("group", "name"), OPTIONS, ids="/".join)
-def test_every_option_composes_to_the_cell_that_its_file_says(group, name):
-    cell = compose(f"{group}={name}", *NEEDS.get((group, name), []))
+def test_every_option_composes_to_the_cell_that_its_file_says(composer, group, name):
+    overrides = [f"{group}={name}", *NEEDS.get((group, name), [])]
+    cell = compose(*overrides)
     assert read_cell(cell.to_dict()) == cell
+    with hydra_open():
+        assert cell_of(composer(overrides), cpu, content_once()) == cell
     tree = cell.to_dict()
     written = load(CONFIGS / group / f"{name}.yaml")
     if group == "arch":
@@ -135,8 +145,11 @@ def test_every_protocol_composes_with_every_optimizer_setting_that_auto_has_to_f
 
 
 @pytest.fixture(scope="module")
-def studies():
-    found = {name: compose_study(name, device=cpu, best_lr=lambda _: SEARCHED_LR) for name in list_studies()}
+def studies(composer):
+    found = {
+        name: compose_study(name, device=cpu, best_lr=lambda _: SEARCHED_LR, composer=composer)
+        for name in list_studies()
+    }
     assert not any(run.waiting for run in found.values())
     return {name: run.study for name, run in found.items()}
 
