@@ -9,6 +9,7 @@ import pytest
 from tiebreak.design.cell import SCHEMA, Trial
 from tiebreak.design.study import Part, Study
 from tiebreak.records.durable import RecordError, StoreError, replace
+from tiebreak.records.migrate import former_ids
 from tiebreak.records.record import NewerRecord
 from tiebreak.records.session import Outcome, OutcomeKind
 from tiebreak.records.store import AlreadyRecorded, RecordStore
@@ -267,3 +268,31 @@ def test_only_a_failed_record_is_reopened(store, trial, make_record):
     assert (store.attempts_folder(trial) / "failed-2.jsonl").exists()
     store.write(make_record(trial, outcome=Outcome(kind=OutcomeKind.DIVERGED, step=4)))
     assert not store.reopen(trial)
+
+
+def test_what_is_asked_of_thousands_is_what_is_asked_of_each(store, study, make_record, tmp_path):
+    """Some trials are recorded, one record is damaged, one lies under the id that an older schema gave it."""
+    trials = list(study.trials)
+    present = [trials[0], trials[2], trials[4]]
+    for trial in present:
+        store.write(make_record(trial))
+    damaged = store.path(trials[2])
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    old = store.root / "records" / next(former_ids(trials[4].cell)) / store.path(trials[4]).name
+    old.parent.mkdir()
+    store.path(trials[4]).rename(old)
+    (store.root / "records" / "0123456789ab").mkdir()
+    looks = RecordStore(store.root, only_looks=True, notice=lambda text: None)
+    assert looks.present(trials) == [trial for trial in trials if looks.path(trial).exists()] == present
+    done = {trial.id for trial in trials if looks.is_done(trial)}
+    assert looks.done(trials) == done == {trials[0].id, trials[4].id}
+    assert RecordStore(tmp_path / "none").done(trials) == frozenset()
+
+
+def test_a_folder_that_cannot_be_listed_is_a_sentence(store, study, make_record):
+    store.write(make_record(study.trials[0]))
+    folder = store.path(study.trials[0]).parent
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="is a file"):
+        store.done(study.trials)

@@ -36,7 +36,7 @@ def dry_run(
     from tiebreak.design.cell import Cell
 
     study = plan.study
-    done = {trial.id for trial in study.trials if store.is_done(trial)}
+    done = store.done(study.trials)
     print(f"{study.name}: {study.question}")
     for part in study.parts:
         print(f"\n{part.name}: {len(part.cells)} cells x {part.num_replicates} replicates")
@@ -86,7 +86,7 @@ def measured(plan: StudyRun, store: RecordStore) -> Eta:
 
     eta = Eta()
     for known in _known(store):
-        for trial in plan.study.trials:
+        for trial in known.present(plan.study.trials):
             ended = known.ending(trial)
             if ended is not None and ended.outcome.kind is not OutcomeKind.FAILED:
                 eta.add(trial.cell, elapsed_seconds=ended.elapsed_seconds)
@@ -98,7 +98,7 @@ def measured(plan: StudyRun, store: RecordStore) -> Eta:
 def _record_bytes(plan: StudyRun, store: RecordStore) -> float | None:
     """Mean size of the study's records, here or in the default results folder."""
     for known in _known(store):
-        sizes = [path.stat().st_size for path in map(known.path, plan.study.trials) if path.exists()]
+        sizes = [known.path(trial).stat().st_size for trial in known.present(plan.study.trials)]
         if sizes:
             return fmean(sizes)
     return None

@@ -129,7 +129,8 @@ def _run_here(
     store.write_study(study)
     if parsed.rerun:
         set_aside(trials, store, kind=parsed.rerun)
-    left = [trial for trial in trials if not store.is_done(trial)]
+    done = store.done(trials)
+    left = [trial for trial in trials if trial.id not in done]
     progress = StudyProgress(
         left,
         done_before=len(trials) - len(left),

@@ -61,7 +61,8 @@ def submit(
     from tiebreak.runner.scheduler import in_queue
 
     study = plan.study
-    left = [trial for trial in trials if rerun or not store.is_done(trial)]
+    done = frozenset() if rerun else store.done(trials)
+    left = [trial for trial in trials if trial.id not in done]
     if not left and not plan.waiting:
         print(f"{study.name}: {len(trials)} trials, all done; nothing was submitted")
         return 0

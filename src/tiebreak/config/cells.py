@@ -148,7 +148,7 @@ def _max_pool_cell(tree: Mapping[str, Any], device: Callable[[], Device], conten
         data=_data(tree, content),
         precision=precision,
         jacobians=_jacobians(tree, paired=kind in PAIRED),
-        measure=kind(**protocol),
+        measure=made(kind, protocol),
         execution=_execution(tree, device),
     )
 
@@ -215,10 +215,10 @@ def _jacobians(tree: Mapping[str, Any], *, paired: bool) -> tuple[PoolJacobian, 
     return (*family, *rules)
 
 
-def _optimizer(tree: Mapping[str, Any], precision: Precision) -> Optimizer:
+def _optimizer(tree: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
     values = _group(tree, "optimizer", _names(Optimizer))
     if values["eps"] == "auto":
         values["eps"] = _EPS_HALF if precision.storage == "float16" else _EPS
     if values["loss_scale"] == "auto":
-        values["loss_scale"] = LossScale.DYNAMIC if precision is Precision.AMP16 else LossScale.NONE
-    return made(Optimizer, values)
+        values["loss_scale"] = str(LossScale.DYNAMIC if precision is Precision.AMP16 else LossScale.NONE)
+    return values

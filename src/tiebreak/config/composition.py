@@ -226,8 +226,8 @@ class Composer:
     """
 
     def __init__(self) -> None:
-        self._roots: dict[str, dict[str, Any]] = {}
-        self._options: dict[tuple[str, str], dict[str, Any]] = {}
+        self._roots: dict[str, _Given] = {}
+        self._options: dict[tuple[str, str], _Given] = {}
         self._settings: dict[str, _Setting] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -244,11 +244,15 @@ class Composer:
     def _put_together(self, overrides: Sequence[str]) -> dict[str, Any]:
         root = root_of(overrides)
         settings = [self._settings.get(override) or self._setting(override) for override in overrides]
-        tree = {**self._root(root)}
+        given = self._root(root)
+        tree, may_be_open = {**given.tree}, given.is_open
         for setting in settings:
+            may_be_open |= setting.is_open
             if setting.group:
                 _require(setting.group in tree)
-                tree[setting.group] = self._option(root, setting.group, setting.value)
+                option = self._option(root, setting.group, setting.value)
+                tree[setting.group] = option.tree
+                may_be_open |= option.is_open
         for setting in settings:
             if setting.group:
                 continue
@@ -257,15 +261,15 @@ class Composer:
                 branch[key] = branch = {**branch[key]}
             _require(not isinstance(branch[setting.last], dict))
             branch[setting.last] = setting.value
-        _require(not _is_open(tree))
+        _require(not (may_be_open and _is_open(tree)))
         return tree
 
-    def _root(self, root: str) -> dict[str, Any]:
+    def _root(self, root: str) -> _Given:
         if root not in self._roots:
-            self._roots[root] = _as_it_stands(composed((), root=root))
+            self._roots[root] = _Given.of(_as_it_stands(composed((), root=root)))
         return self._roots[root]
 
-    def _option(self, root: str, group: str, name: str) -> dict[str, Any]:
+    def _option(self, root: str, group: str, name: str) -> _Given:
         """A group of a configuration with one of its options."""
         if (group, name) not in self._options:
             folder = config_folder()
@@ -276,7 +280,7 @@ class Composer:
             except (OSError, YAMLError, *REFUSALS):
                 raise _LeftToHydra from None
             _require("defaults" not in tree and "@package" not in text and group not in of_root)
-            self._options[group, name] = tree
+            self._options[group, name] = _Given.of(tree)
         return self._options[group, name]
 
     def _setting(self, override: str) -> _Setting:
@@ -294,8 +298,20 @@ class Composer:
             setting = _Setting(group=key, value=value)
         else:
             *above, last = key.split(".")
-            setting = _Setting(above=tuple(above), last=last, value=value)
+            setting = _Setting(above=tuple(above), last=last, value=value, is_open=_is_open(value))
         return self._settings.setdefault(override, setting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a file gives, and whether a value in it is missing or refers to another."""
+
+    tree: dict[str, Any]
+    is_open: bool
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> _Given:
+        return cls(tree=tree, is_open=_is_open(tree))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +322,7 @@ class _Setting:
     above: tuple[str, ...] = ()
     last: str = ""
     value: Any
+    is_open: bool = False
 
 
 class _LeftToHydra(Exception):  # noqa: N818 - a turn, not an accident

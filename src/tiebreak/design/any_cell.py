@@ -154,7 +154,7 @@ def plain(part: Any) -> dict[str, Any]:
         part.__dict__[_PLAIN] = found
     found = found.copy()
     if isinstance(part, AnyMeasure):  # the only parts that have parts
-        found |= {name: value.copy() for name, value in found.items() if isinstance(value, dict)}
+        found |= {name: value.copy() for name, value in found.items() if isinstance(value, dict | list)}
     return found
 
 
@@ -165,6 +165,8 @@ _PLAIN, _TEXT = "_plain", "_text"
 def _as_plain(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return str(value)
+    if isinstance(value, tuple):
+        return list(value)
     return plain(value) if isinstance(value, Checked) else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from tiebreak.design.axes import DesignError, whole_number
 from tiebreak.design.cell import AnyCell, AnyTrial, Trial
@@ -23,7 +24,7 @@ class Part:
             raise DesignError(f"part {self.name} has no cells.")
         whole_number(self.num_replicates, key=f"part {self.name}: replicates", least=1)
 
-    @property
+    @cached_property
     def trials(self) -> tuple[AnyTrial, ...]:
         """Replicate by replicate, so that an unfinished study is balanced over its cells."""
         return tuple(
@@ -55,7 +56,7 @@ class Study:
             if names.count(name) > 1:
                 raise DesignError(f"{self.name} has two parts named {name}. Give each its own name.")
 
-    @property
+    @cached_property
     def trials(self) -> tuple[AnyTrial, ...]:
         """Every trial once, in the order of the parts."""
         unique = {trial.id: trial for part in self.parts for trial in part.trials}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,33 @@ class RecordStore:
             self._set_aside(path, inode=inode, damage=damage)
             return False
         return True
+
+    def done(self, trials: Iterable[AnyTrial]) -> frozenset[str]:
+        """Ids of those of these trials whose undamaged records stand; `is_done` of each, for thousands.
+
+        Raises:
+            StoreError: a file or folder is there and cannot be read.
+        """
+        return frozenset(trial.id for trial in self.present(trials) if self.is_done(trial))
+
+    def present(self, trials: Iterable[AnyTrial]) -> list[AnyTrial]:
+        """Those of these trials that have a file, damaged or not: one look at each cell's folder.
+
+        Raises:
+            StoreError: a folder is there and cannot be read.
+        """
+        trials = list(trials)
+        home = self.root / "records"
+        names = _names_in(home)
+        cells = {trial.cell.id: trial.cell for trial in trials}
+        strangers = names - cells.keys()
+        files: dict[str, set[str]] = {}
+        for identity, cell in cells.items():
+            files[identity] = _names_in(home / identity) if identity in names else set()
+            if strangers:  # folders of other studies, or of cells as an older schema called them
+                for former in strangers.intersection(former_ids(cell, migrations=self._migrations)):
+                    files[identity] |= _names_in(home / former)
+        return [trial for trial in trials if f"{trial.replicate:04d}.jsonl" in files[trial.cell.id]]
 
     def ending(self, trial: AnyTrial) -> Ended | None:
         """How a trial ended, from the last line of its record alone; None if it has none or it is damaged.
@@ -353,6 +380,15 @@ class RecordStore:
         self._notice(
             f"The record {path} is damaged: {damage}. It was renamed to {aside.name}; its trial is run again."
         )
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What lies in a folder; nothing if it is not there."""
+    with explained(folder):
+        try:
+            return set(os.listdir(folder))
+        except FileNotFoundError:
+            return set()
 
 
 def _content(path: Path) -> tuple[bytes, int] | None:

@@ -92,7 +92,8 @@ def run_study(
     """
     if workers < 1:
         raise RecordError(f"The number of workers must be 1 or more, got {workers}.")
-    todo = [trial for trial in trials if not store.is_done(trial)]
+    done = store.done(trials)
+    todo = [trial for trial in trials if trial.id not in done]
     done_before = len(trials) - len(todo)
     if not todo:
         return Summary(total=len(trials), done_before=done_before)
