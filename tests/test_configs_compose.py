@@ -32,6 +32,7 @@ NEEDS = {  # what an option cannot be without
     ("data", "image_folder"): ["data.folder=photos", "data.image_size=32"],
     ("protocol", "lr_search"): ["data.held_out=5000"],
     ("protocol", "correctness"): ["protocol.statement=t1"],
+    ("protocol", "touches"): ["protocol.format=e4m3"],
 }
 CLASSES = {DataName.CIFAR100: 100, DataName.IMAGENET: 1000}
 GREY = {DataName.MNIST, DataName.MNIST5K, DataName.FASHION_MNIST}

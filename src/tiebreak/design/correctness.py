@@ -1,4 +1,4 @@
-"""Cells of the study of AD over machine numbers: which statement is tried."""
+"""Cells of the study of AD over machine numbers: which statement is tried, and where kinks are counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from tiebreak.design.any_cell import AnyCell
-from tiebreak.design.axes import DesignError, Device
+from tiebreak.design.axes import DesignError, Device, whole_number
 from tiebreak.design.settings import AnyMeasure
 
 
@@ -50,6 +50,19 @@ class Statement(StrEnum):
     B1_ZERO = "b1_zero"
 
 
+class FormatName(StrEnum):
+    """Floating-point formats as sets of machine numbers, from 4 bits to 32, coarse before fine."""
+
+    E2M1 = "e2m1"
+    E3M2 = "e3m2"
+    E2M3 = "e2m3"
+    E5M2 = "e5m2"
+    E4M3 = "e4m3"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Correctness(AnyMeasure):
     """Protocol `correctness`: a statement about AD, tried on small networks at every machine point.
@@ -68,6 +81,61 @@ class Correctness(AnyMeasure):
         return (str(self.statement),)
 
 
+class Place(StrEnum):
+    """Where kinks and ties are counted: a neuron `place(factor u + b)`, or max(u + b1, factor u + b2)."""
+
+    RELU = "relu"
+    HARDTANH = "hardtanh"
+    RELU6 = "relu6"
+    WINDOW = "window"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touches(AnyMeasure):
+    """Protocol `touches`: kinks and ties over the reals, and as a program in rounded arithmetic sees them.
+
+    Args:
+        place: a neuron or a window.
+        format: of parameters and arithmetic; a window takes one of 16 bits or fewer.
+        factor: an input, a number of the format.
+        num_weights: values of the weight u, drawn from the format by the replicate; 0 for each once. Drawn
+            only where no weight has many more touches than others: next to a kink that is not 0 a few have
+            most of them, which a draw would miss.
+
+    Raises:
+        DesignError: a draw where it says nothing, or a format with more numbers than can be looked at.
+    """
+
+    protocol: ClassVar[str] = "touches"
+
+    place: Place
+    format: FormatName
+    factor: float = 1.5
+    num_weights: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.num_weights, key="protocol.num_weights", least=0)
+        if self.num_weights and self.place in (Place.HARDTANH, Place.RELU6):
+            raise DesignError(
+                f"protocol.num_weights={self.num_weights} draws weights, and a draw misses those next to a "
+                f"kink that is not 0, which have most of the touches of {self.place}. Use "
+                "protocol.num_weights=0."
+            )
+        is_drawn = self.place is Place.RELU and self.num_weights
+        if self.format is FormatName.FP32 and not is_drawn:
+            raise DesignError(
+                f"fp32 has too many numbers to look at each, got protocol.place={self.place} with "
+                f"protocol.num_weights={self.num_weights}. Take fp16 or bf16; of relu, weights can be drawn, "
+                "as in protocol.num_weights=65536."
+            )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Place and format."""
+        return (str(self.place), str(self.format))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorrectnessCell(AnyCell):
     """One point of the design of the study of correctness; all of its axes are settings of the protocol.
@@ -81,15 +149,15 @@ class CorrectnessCell(AnyCell):
     """
 
     PROTOCOLS: ClassVar[Mapping[str, type[AnyMeasure]]] = MappingProxyType(
-        {kind.protocol: kind for kind in (Correctness,)}
+        {kind.protocol: kind for kind in (Correctness, Touches)}
     )
     SINCE: ClassVar[int] = 3
 
-    measure: Correctness
+    measure: Correctness | Touches
 
     def __post_init__(self) -> None:
         if self.execution.device is not Device.CPU:
             raise DesignError(
-                f"protocol={self.protocol} judges in rationals, got device={self.execution.device}. "
+                f"protocol={self.protocol} counts on the CPU, got device={self.execution.device}. "
                 "Use device=cpu."
             )

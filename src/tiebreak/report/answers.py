@@ -11,6 +11,7 @@ from tiebreak.report.certified_answers import certified_sentences
 from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.scoreboard import scoreboard_sentences
+from tiebreak.report.touches import touch_sentences
 from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
 from tiebreak.report.wording import beta_words, count, listed, of_context, percent
 from tiebreak.report.zones import Threshold
@@ -54,6 +55,8 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
     if "statements" in tables:
         sentences += scoreboard_sentences(tables["statements"])
     sentences += descent_sentences(tables)
+    if "touches" in tables:
+        sentences += touch_sentences(tables)
     if "noise" in tables:
         sentences.append(_noise(tables["noise"]))
     return sentences or ["There is no evidence yet: no trial of this study has a record."]

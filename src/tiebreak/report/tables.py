@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
-from tiebreak.design.correctness import Statement
+from tiebreak.design.correctness import FormatName, Place, Statement
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
@@ -22,6 +23,7 @@ from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_cl
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.scoreboard import statement_table
 from tiebreak.report.stats import bootstrap_mean
+from tiebreak.report.touches import touch_table
 from tiebreak.report.training import accuracy_table, forward_table, pair_table, run_table
 from tiebreak.report.zones import gap_histogram, init_shares, zone_shares
 
@@ -37,6 +39,7 @@ ROW_KINDS = {
     "norm_pool": ("norm_gap",),
     "correctness": ("statement",),
     **DESCENT_ROWS,
+    "touches": ("touch",),
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
@@ -48,6 +51,9 @@ _AS_THEY_ARE = {
     **DESCENT_TABLES,
 }
 """Tables that are the rows of one kind, by name."""
+
+_LISTED = MappingProxyType({"statement": Statement, "place": Place, "format": FormatName})
+"""Axes whose values come in the order in which the design lists them."""
 
 _ORDER = (
     "protocol", "data", "arch", "batch_norm", "optimizer", "precision", "forward", "selection", "beta",
@@ -262,6 +268,8 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables["drift"] = drift_table(drift)
     if len(statements := frames.of("statement")):
         tables |= {"statements": statement_table(statements), "statement_networks": statements}
+    if len(touches := frames.of("touch")):
+        tables["touches"] = touch_table(touches)
     if len(best := frames.of("best")):
         tables["lr_search"] = lr_search_table(frames.of("candidate"), best)
     return with_claims(
@@ -297,7 +305,7 @@ def in_order(table: pd.DataFrame, *, axes: Iterable[str] = ()) -> pd.DataFrame:
     names = [name for name in (*_ORDER[:at], *others, *_ORDER[at:]) if name in table.columns]
     ranks = {
         "precision": {name: rank for rank, name in enumerate(COARSE_TO_FINE)},
-        "statement": {str(name): rank for rank, name in enumerate(Statement)},
+        **{key: {str(name): rank for rank, name in enumerate(kind)} for key, kind in _LISTED.items()},
     }
 
     def rank(column: pd.Series) -> pd.Series:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from tiebreak.design.axes import UserError
+from tiebreak.design.correctness import FormatName
 
 _MOST_LISTED = 2**17
 
@@ -73,19 +73,6 @@ def integers(largest: int) -> MachineSet:
     return numbers_of(range(-largest, largest + 1), name=f"M{2 * largest + 1}")
 
 
-class FormatName(StrEnum):
-    """Spellings of the floating-point formats."""
-
-    E2M1 = "e2m1"
-    E2M3 = "e2m3"
-    E3M2 = "e3m2"
-    E4M3 = "e4m3"
-    E5M2 = "e5m2"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    FP32 = "fp32"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A binary floating-point format with subnormal numbers.
@@ -114,6 +101,31 @@ class Format:
         binades = exponent - self.least_exponent + 1  # the subnormal numbers and 0 fill one more
         steps = self.largest / Fraction(2) ** (exponent - self.precision + 1)
         return 2 * int(binades * 2 ** (self.precision - 1) + steps - 2 ** (self.precision - 1)) + 1
+
+    @property
+    def most(self) -> int:
+        """The ordinal of the largest number; 0 has 0, and -most the least."""
+        return self.size // 2
+
+    def number_of(self, ordinals: Tensor) -> Tensor:
+        """The numbers with these ordinals, which are in the order of the numbers.
+
+        Args:
+            ordinals: int64, any shape; those beyond `most` go on as if there were larger numbers.
+
+        Returns:
+            float64, of the same shape.
+
+        Example:
+            >>> format_of("e2m1").number_of(torch.arange(-2, 8)).tolist()
+            [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+        """
+        hidden = 2 ** (self.precision - 1)
+        size = ordinals.abs()
+        binade = (size // hidden - 1).clamp(min=0)
+        significand = (size - binade * hidden).double()
+        quantum = binade + (self.least_exponent - self.precision + 1)
+        return torch.copysign(torch.ldexp(significand, quantum), ordinals.double()) + 0.0
 
     def machine_set(self) -> MachineSet:
         """Its numbers.
