@@ -18,6 +18,7 @@ from tiebreak.design.cell import (
     SCHEMA,
     Cell,
     Data,
+    Derivative,
     Drift,
     Execution,
     LrSearch,
@@ -166,6 +167,7 @@ def cells(draw):
         Zones: lambda: Zones(
             num_batches=draw(sizes), margins=draw(st.booleans()), certify=draw(st.booleans())
         ),
+        Derivative: lambda: Derivative(num_epochs=draw(counts), lr=draw(rates)),
         Trajectory: lambda: Trajectory(
             num_epochs=draw(counts),
             every=draw(counts),
@@ -190,7 +192,7 @@ def cells(draw):
     certified = kind is Trajectory or getattr(measure, "certify", False)
     forward = "exact" if kind in (Zones, Trajectory) else None
     first = [PoolJacobian()] if certified else []
-    others = jacobians(forward=forward)
+    others = jacobians(forward=forward) if kind is not Derivative else st.just(PoolJacobian())
     if certified:  # with PyTorch's rule, and no rule of the program's own
         others = others.filter(lambda jacobian: jacobian.selection != "random")
     fed = draw(data())
@@ -231,7 +233,7 @@ def test_a_cell_is_one_flat_row(cell):
     assert row["jacobian"].split(" ") == [jacobian.label for jacobian in cell.jacobians]
     assert ("beta" in row) == (len(cell.jacobians) == 1)
     optimizer = getattr(cell.measure, "optimizer", None)
-    assert ("lr" in row) == (optimizer is not None or isinstance(cell.measure, Trajectory))
+    assert ("lr" in row) == (optimizer is not None or isinstance(cell.measure, Trajectory | Derivative))
     if optimizer is not None:
         assert (row["optimizer"], row["lr"]) == (str(optimizer.name), optimizer.lr)
 

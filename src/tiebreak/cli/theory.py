@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from tiebreak.cli.ending import FAULT
 from tiebreak.design.axes import UserError
@@ -24,6 +25,59 @@ def add_arguments(theory: argparse.ArgumentParser) -> None:
     board = verb("scoreboard", scoreboard, "say what `tiebreak study theory/scoreboard` found")
     board.add_argument("overrides", nargs="*", metavar="results=DIR", help="the results folder")
     board.add_argument("--json", action="store_true", help="one object a line, not the table")
+    proof = verb("certify", certify, "say at which images AD's gradient of a network is the derivative")
+    proof.add_argument(
+        "--model", metavar="PACKAGE.MODULE:FACTORY", required=True, help="a function that returns a module"
+    )
+    proof.add_argument("--batch", type=Path, metavar="FILE", required=True, help="images (safetensors)")
+    proof.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a state dict (safetensors); may be given several times, as along training",
+    )
+    proof.add_argument(
+        "--train", action="store_true", help="the network in training mode (default: evaluation)"
+    )
+    proof.add_argument("--seed", type=int, default=0, metavar="N", help="of the hashes and the factory (0)")
+
+
+def certify(parsed: argparse.Namespace) -> int:
+    """Look for sufficient conditions in a network of the user's, at each of its checkpoints."""
+    if not 0 <= parsed.seed < 2**63:
+        raise UserError(f"--seed must be 0 or more and below 2**63, got {parsed.seed}.")
+    from tiebreak.runner.loading import loading
+
+    with loading():
+        from tiebreak.auditing.given import read_batch
+        from tiebreak.exact.record import record
+        from tiebreak.exact.sufficient import sufficient
+        from tiebreak.models.factory import load_model, load_weights
+
+    images = read_batch(parsed.batch).images
+    model = load_model(parsed.model, seed=parsed.seed).train(parsed.train)
+    for path in parsed.checkpoint or [None]:
+        if path is not None:
+            load_weights(model, path)
+        graph, _ = record(model, images)
+        found = sufficient(graph, seed=parsed.seed)
+        print(f"{parsed.model}{f', weights of {path.name}' if path else ''}, on {parsed.batch.name}")
+        left = found.images - found.derivative - found.limit
+        print(
+            f"  {found.derivative} of {found.images} images: AD gives the derivative, over the reals; "
+            f"{found.limit} more: a limit of derivatives; {left}: nothing is proved"
+        )
+        print(
+            f"  {found.touched} of {found.neurons} ReLUs at exactly 0; {found.tied} of {found.windows} windows "
+            f"tied: {found.equal} of equal patches, {found.dead} of ReLUs that are off, "
+            f"{found.tied - found.equal - found.dead} others"
+        )
+        if found.equal:
+            print(
+                f"  wrong with a probability of at most 2**{found.log2_error:.0f}: equal patches are hashed"
+            )
+    return 0
 
 
 def counterexample(parsed: argparse.Namespace) -> int:

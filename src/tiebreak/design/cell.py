@@ -36,6 +36,7 @@ from tiebreak.design.settings import (
     PAIRED,
     SMALLEST,
     Data,
+    Derivative,
     Drift,
     Execution,
     LrSearch,
@@ -56,6 +57,7 @@ __all__ = [
     "AnyTrial",
     "Cell",
     "Data",
+    "Derivative",
     "Drift",
     "Execution",
     "LrSearch",
@@ -137,6 +139,11 @@ class Cell(AnyCell):
             raise DesignError(
                 "certified labels are about rules over the reals, and selection=random is one of the "
                 "program. Use another selection, or certify=false."
+            )
+        if isinstance(self.measure, Derivative) and self.reference != NATIVE:
+            raise DesignError(
+                "protocol=derivative is about what PyTorch computes, so its Jacobian is PyTorch's, got "
+                f"{self.reference.label}. Leave pool.beta at 0."
             )
         if self.precision is Precision.TF32 and self.execution.device is not Device.CUDA:
             raise DesignError(

@@ -291,11 +291,11 @@ class Zones(AnyMeasure):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectory(AnyMeasure):
-    """Protocol `trajectory`: gaps and certified labels along one run of SGD.
+class AlongTraining(AnyMeasure):
+    """What a protocol that looks at points along one run of SGD has to know.
 
     The network is trained in fp32 with PyTorch's rule at ties; at each stop its parameters are rounded to the
-    cell's precision and compared there, so that every precision sees the same run.
+    cell's precision and looked at there, so that every precision sees the same run.
 
     Args:
         num_epochs: of training; there is a stop before the first and after the last.
@@ -304,8 +304,6 @@ class Trajectory(AnyMeasure):
         lr: learning rate of SGD.
         momentum: of SGD.
     """
-
-    protocol: ClassVar[str] = "trajectory"
 
     num_epochs: int = 5
     every: int = 1
@@ -321,6 +319,20 @@ class Trajectory(AnyMeasure):
             raise DesignError(f"protocol.lr must be above 0 and a number of fp32, got {self.lr}.")
         if not 0 <= self.momentum < 1:
             raise DesignError(f"protocol.momentum must be at least 0 and below 1, got {self.momentum}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory(AlongTraining):
+    """Protocol `trajectory`: gaps and certified labels along one run of SGD."""
+
+    protocol: ClassVar[str] = "trajectory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivative(AlongTraining):
+    """Protocol `derivative`: whether AD's gradient is certain to be the derivative, along one run of SGD."""
+
+    protocol: ClassVar[str] = "derivative"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,11 +434,11 @@ class NormPool(AnyMeasure):
         _at_least(self.num_batches, 0, "protocol.num_batches")
 
 
-Measure = Noise | Zones | Trajectory | Train | Drift | LrSearch | ZeroProgram | TieMap | NormPool
+Measure = Noise | Zones | Trajectory | Derivative | Train | Drift | LrSearch | ZeroProgram | TieMap | NormPool
 
 MEASURES: dict[str, type[Measure]] = {
     kind.protocol: kind
-    for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch, ZeroProgram, TieMap, NormPool)
+    for kind in (Noise, Zones, Trajectory, Train, Drift, LrSearch, ZeroProgram, TieMap, NormPool, Derivative)
 }
 
 PAIRED = (Zones, Trajectory, Drift, ZeroProgram)

@@ -175,10 +175,10 @@ def certify_graph(
         raise UserError(f"seed must be a whole number, 0 or more, or None to draw one, got {seed!r}.")
     seed = secrets.randbits(63) if seed is None else seed
     cotangent = cotangent.detach().double()
-    nonfinite = _nonfinite(graph, cotangent)
+    nonfinite = nonfinite_place(graph, cotangent)
     if nonfinite is not None:
         return _without_verdict(labels, mode, seed, nonfinite)
-    _require_pixels(graph)
+    require_pixels(graph)
     if not subnormal_numbers_are_kept():
         raise UserError(
             "this process replaces subnormal numbers by 0, and then nothing computed is certain. Call "
@@ -240,7 +240,12 @@ def _check(graph: Graph, cotangent: Tensor, log2_error: float, chunk: int | None
                 )
 
 
-def _require_pixels(graph: Graph) -> None:
+def require_pixels(graph: Graph) -> None:
+    """Make sure that every window of every pool has a pixel in it.
+
+    Raises:
+        NotCertifiableError: one has none.
+    """
     for index in graph.pools:
         node = graph.nodes[index]
         size = graph.nodes[node.inputs[0]].shape[2:]
@@ -250,7 +255,7 @@ def _require_pixels(graph: Graph) -> None:
             )
 
 
-def _nonfinite(graph: Graph, cotangent: Tensor) -> str | None:
+def nonfinite_place(graph: Graph, cotangent: Tensor) -> str | None:
     """Where an infinity or a NaN stands."""
     for node in graph.nodes:
         for tensor in vars(node.operation).values():

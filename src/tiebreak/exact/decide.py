@@ -40,6 +40,7 @@ class Walk:
 
     Attributes:
         decisions: of every ReLU and pool reached.
+        zeros: of every ReLU reached, where its argument is exactly 0.
         equalities: number of equalities that zero residues stand for, by node.
         comparisons: number of pairs that residues were asked about, by node.
         escalated: neurons and windows that float64 left open and that are not ties.
@@ -58,6 +59,7 @@ class Walk:
         self.graph, self.images = graph, images
         self.fields, self.wide, self.progress = fields, wide, progress
         self.decisions: dict[int, Decision] = {}
+        self.zeros: dict[int, Tensor] = {}
         self.equalities: dict[int, int] = {}
         self.comparisons: dict[int, int] = {}
         self.escalated = self.width = 0
@@ -125,6 +127,7 @@ class Walk:
         ball = self._filter.advance(source, self.decisions)
         positive = ball.value > ball.radius
         is_zero = (ball.value == 0) & (ball.radius == 0)
+        self.zeros[index] = is_zero
         is_open = ~(positive | (ball.value < -ball.radius) | is_zero)
         if not bool(is_open.any()):
             return positive
@@ -133,6 +136,7 @@ class Walk:
         self.equalities[index] = int((~differs).sum())
         self.comparisons[index] = len(differs)
         self.escalated += int(differs.sum())
+        is_zero[places] = ~differs
         places = tuple(place[differs] for place in places)
 
         def sign(group: _Group, local: tuple[Tensor, ...], asked: Tensor) -> Tensor:

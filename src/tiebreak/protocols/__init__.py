@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tiebreak.design.cell import (
+    Derivative,
     Drift,
     LrSearch,
     Noise,
@@ -33,6 +34,8 @@ def measure(trial: Trial, session: Session) -> Outcome:
             from tiebreak.protocols.zones import measure_zones as protocol
         case Trajectory():
             from tiebreak.protocols.trajectory import measure_trajectory as protocol
+        case Derivative():
+            from tiebreak.protocols.derivative import measure_derivative as protocol
         case Train():
             from tiebreak.protocols.train import measure_train as protocol
         case Drift():

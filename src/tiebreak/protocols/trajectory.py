@@ -6,7 +6,7 @@ in every cell; at each stop a copy is rounded to the cell's precision and compar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiebreak.design.axes import NATIVE, Precision
-from tiebreak.design.cell import Trajectory, Trial
+from tiebreak.design.cell import Trial
+from tiebreak.design.settings import AlongTraining
 from tiebreak.numerics.pooling import JacobianSwitch
 from tiebreak.numerics.precision import cast
 from tiebreak.protocols.certified import certificate_rows
@@ -25,15 +26,28 @@ from tiebreak.protocols.training import NonFinite, Watch
 from tiebreak.protocols.zones import draw_gaps, pool_rows
 from tiebreak.records.session import Outcome, OutcomeKind, Row, Session
 
+Stop = Callable[[Setting, nn.Module, JacobianSwitch, int, int], Iterator[Row]]
+"""The rows of a stop: from the setting, the network at its point, its switch, epoch, and number of draws."""
+
 
 def measure_trajectory(trial: Trial, session: Session) -> Outcome:
-    """Emit the rows of protocol zones at each stop, with the `epoch` that lies behind it.
+    """Emit the rows of protocol zones at each stop, with the `epoch` that lies behind it."""
+    return along_training(trial, session, stop=_stop)
+
+
+def along_training(trial: Trial, session: Session, *, stop: Stop) -> Outcome:
+    """Train, and emit the rows of each stop.
 
     A run that is interrupted goes on from its last step of training; a stop is seen whole or not at all.
     Training that goes non-finite ends the trial with a `nonfinite` row; the stops before it are kept.
+
+    Args:
+        trial: its measure says how long and how often.
+        session: takes the rows.
+        stop: looks at a point.
     """
     measure = trial.cell.measure
-    assert isinstance(measure, Trajectory)
+    assert isinstance(measure, AlongTraining)
     switch = JacobianSwitch(NATIVE)
     with prepare(trial, session) as setting:
         wide = replace(setting, trial=replace(trial, cell=replace(trial.cell, precision=Precision.FP32)))
@@ -47,7 +61,7 @@ def measure_trajectory(trial: Trial, session: Session) -> Outcome:
                 seen = wide.network(switch)
                 seen.load_state_dict(model.state_dict())
                 seen = cast(seen, trial.cell.precision)
-                for row in _stop(setting, seen, switch, epoch, measure.num_batches):
+                for row in stop(setting, seen, switch, epoch, measure.num_batches):
                     session.emit(row)
                 session.progress(epoch + 1, measure.num_epochs + 1)
             if epoch == measure.num_epochs:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tiebreak.report.certified_answers import certified_sentences
 from tiebreak.report.descent_answers import descent_sentences
+from tiebreak.report.derivatives import derivative_sentence
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.scoreboard import scoreboard_sentences
 from tiebreak.report.touches import touch_sentences
@@ -55,6 +56,8 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
     if "statements" in tables:
         sentences += scoreboard_sentences(tables["statements"])
     sentences += descent_sentences(tables)
+    if "derivatives" in tables:
+        sentences.append(derivative_sentence(tables["derivatives"]))
     if "touches" in tables:
         sentences += touch_sentences(tables)
     if "noise" in tables:

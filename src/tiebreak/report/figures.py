@@ -9,6 +9,8 @@ import pandas as pd
 from tiebreak.report.certified_figures import confusion_figure, truth_figure, windows_figure
 from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figure_kind import FigureKind, Tables
+from tiebreak.report.figure_kind import FigureKind
+from tiebreak.report.derivatives import derivatives_figure
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.style import save
 from tiebreak.report.table_files import read_tables
@@ -35,6 +37,21 @@ FIGURES = (
         ),
         needs=("touches",),
         draw=touches_figure,
+    ),
+    FigureKind(
+        name="derivatives",
+        title="Where AD's gradient is certain to be the derivative",
+        table="derivatives",
+        caption=(
+            "Share of images at which a sufficient condition proves, over the reals, that AD gives the "
+            "derivative of the network (filled), or that or a limit of derivatives (hollow, where it is "
+            "more), by epochs trained. No ReLU has an argument of exactly 0, and every tied window is one of "
+            "equal patches or of ReLUs that are off; for a limit ReLUs may be at 0. All draws and replicates "
+            "together. At the other images nothing is proved, which does not mean that AD is wrong. "
+            "Parameters and images are as the format holds them."
+        ),
+        needs=("derivatives",),
+        draw=lambda tables: derivatives_figure(tables["derivatives"]),
     ),
     FigureKind(
         name="confusion",

@@ -20,6 +20,7 @@ from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
 from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_claims
+from tiebreak.report.derivatives import derivative_table
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.scoreboard import statement_table
 from tiebreak.report.stats import bootstrap_mean
@@ -40,6 +41,7 @@ ROW_KINDS = {
     "correctness": ("statement",),
     **DESCENT_ROWS,
     "touches": ("touch",),
+    "derivative": ("derivative",),
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
@@ -268,6 +270,8 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables["drift"] = drift_table(drift)
     if len(statements := frames.of("statement")):
         tables |= {"statements": statement_table(statements), "statement_networks": statements}
+    if len(derivatives := frames.of("derivative")):
+        tables["derivatives"] = derivative_table(derivatives)
     if len(touches := frames.of("touch")):
         tables["touches"] = touch_table(touches)
     if len(best := frames.of("best")):
