@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from tiebreak.cli import FAULT, MISTAKE, main
 from tiebreak.config import compose_run, compose_study, config_folder
@@ -207,3 +210,23 @@ def made_up(trial, *, violations):
 def test_verbs_about_networks_refuse_such_a_cell(here, capsys, words):
     assert main(words) == MISTAKE
     assert "got protocol=correctness, which is another study's" in capsys.readouterr().err
+
+
+NET = "nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2))"
+
+
+def test_a_network_of_the_users_is_certified_at_its_checkpoints(here, capsys):
+    (here / "mine.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {NET}\n")
+    save_file({"images": torch.rand(3, 1, 6, 6)}, here / "batch.safetensors")
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2))
+    for name in ("first", "last"):
+        save_file(model.state_dict(), here / f"{name}.safetensors")
+    words = ["theory", "certify", "--model", "mine:net", "--batch", "batch.safetensors"]
+    files = ["--checkpoint", "first.safetensors", "--checkpoint", "last.safetensors"]
+    assert main([*words, *files]) == 0
+    out = capsys.readouterr().out
+    assert out.count("3 of 3 images: AD gives the derivative") == 2
+    assert "mine:net, weights of last.safetensors, on batch.safetensors" in out
+    assert main([*words, "--checkpoint", "none.safetensors"]) == MISTAKE
+    assert main([*words, "--seed", "-1"]) == MISTAKE
+    assert main(["theory", "certify", "--model", "mine:nothing", "--batch", "batch.safetensors"]) == MISTAKE

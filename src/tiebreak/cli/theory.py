@@ -69,8 +69,8 @@ def certify(parsed: argparse.Namespace) -> int:
             f"{found.limit} more: a limit of derivatives; {left}: nothing is proved"
         )
         print(
-            f"  {found.touched} of {found.neurons} ReLUs at exactly 0; {found.tied} of {found.windows} windows "
-            f"tied: {found.equal} of equal patches, {found.dead} of ReLUs that are off, "
+            f"  {found.touched} of {found.neurons} ReLUs at exactly 0; {found.tied} of {found.windows} "
+            f"windows tied: {found.equal} of equal patches, {found.dead} of ReLUs that are off, "
             f"{found.tied - found.equal - found.dead} others"
         )
         if found.equal:

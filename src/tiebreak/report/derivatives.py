@@ -65,12 +65,14 @@ def derivatives_figure(table: pd.DataFrame) -> Figure:
 def derivative_sentence(table: pd.DataFrame) -> str:
     """The shares by precision over all epochs."""
     sums = table.groupby("precision")[["images", "derivative", "limit"]].sum()
+    rows = zip(sums.index, sums.to_numpy(), strict=True)
+    counts = {str(name): [int(value) for value in row] for name, row in rows}
     words = []
     for name in COARSE_TO_FINE:
-        if name in sums.index:
-            row = sums.loc[name]
-            also = f" (and a limit at {percent(row['limit'] / row['images'])})" if row["limit"] else ""
-            words.append(f"{percent(row['derivative'] / row['images'])} in {name}{also}")
+        if name in counts:
+            number, derivative, limit = counts[name]
+            also = f" (and a limit at {percent(limit / number)})" if limit else ""
+            words.append(f"{percent(derivative / number)} in {name}{also}")
     images = int(sums["images"].sum())
     return (
         f"AD's gradient is certain to be the derivative over the reals at {listed(words)}, of {images} "

@@ -88,13 +88,12 @@ def _draw_place(axes: Axes, rows: pd.DataFrame, place: Place) -> None:
     _mark(axes, places, rows["bound"], kind="bound")
     _mark(axes, places, rows["share_exact"], kind="exact")
     _mark(axes, places, rows["share_computed"], kind="computed")
-    for index, name in enumerate(names):
-        row = rows.loc[name]
+    for index, row in enumerate(rows.reset_index().to_dict("records")):
         if not row["keeps_bound"]:
             axes.annotate(
                 f"{row['share_computed'] / row['bound']:.3g}×", (index, row["share_computed"]),
                 xytext=(0, 5), textcoords="offset points", ha="center", fontsize=5.5, color=_COMPUTED,
-                gid=f"excess:{place}:{name}",
+                gid=f"excess:{place}:{row['format']}",
             )  # fmt: skip
     axes.set_yscale("log")
     axes.margins(y=0.1)
@@ -162,11 +161,11 @@ def touch_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         else f"Over the reals {len(above)} of {len(touches)} settings exceed the bound, which cannot be."
     )
     if len(broken):
-        ratio = broken["share_computed"] / broken["bound"]
-        worst = broken.loc[ratio.idxmax()]
+        worst = max(broken.to_dict("records"), key=lambda row: row["share_computed"] / row["bound"])
+        most = worst["share_computed"] / worst["bound"]
         seen = (
             f"In the program {len(broken)} of them exceed it, {worst['place']} in {worst['format']} the "
-            f"most, {ratio.max():.3g} times."
+            f"most, {most:.3g} times."
         )
     else:
         seen = "None exceeds it in the program either."
@@ -179,12 +178,12 @@ def touch_sentences(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 def _window_sentences(windows: pd.DataFrame, *, sizes: Mapping[str, int]) -> list[str]:
     sums = windows.groupby("precision")[["windows", "tied", "tied_only_by_rounding"]].sum()
     pairs = _ENTRIES * (_ENTRIES - 1) // 2
+    rounding = (sums["tied_only_by_rounding"] / sums["windows"]).to_dict()
     words = []
     for name in COARSE_TO_FINE:
         size = sizes.get(_FORMAT_OF.get(name, name))
-        if name in sums.index and size:
-            share = sums.loc[name, "tied_only_by_rounding"] / sums.loc[name, "windows"]
-            words.append(f"{name} {share:.2g} ({share * size / pairs:.2g} times the bound)")
+        if name in rounding and size:
+            words.append(f"{name} {rounding[name]:.2g} ({rounding[name] * size / pairs:.2g} times the bound)")
     if not words:
         return []
     tied = sums["tied"] / sums["windows"]

@@ -1,0 +1,136 @@
+"""Sufficient conditions against differences of a network whose every value float64 holds exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tiebreak.exact.graph import NotCertifiableError
+from tiebreak.exact.record import record
+from tiebreak.exact.sufficient import sufficient
+
+STEP = 2.0**-20
+
+
+def network(generator, *, is_fine=False):
+    """Small whole numbers, among which ties are common, or finer ones."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1)
+    ).double()
+    for parameter in model.parameters():
+        most = 64 if is_fine else 2
+        drawn = torch.randint(-most, most + 1, parameter.shape, generator=generator).double()
+        parameter.data = drawn / (32 if is_fine else 1)
+    return model
+
+
+def is_smooth_and_right(model, images, generator):
+    """Whether second differences vanish and first ones are AD's, along drawn directions: values are exact."""
+    model(images).sum().backward()
+    parameters = list(model.parameters())
+    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    here_all = nn.utils.parameters_to_vector(parameters).detach()
+
+    def value(direction, step):
+        moved = copy.deepcopy(model)
+        nn.utils.vector_to_parameters(here_all + step * direction, moved.parameters())
+        return moved(images).sum().item()
+
+    with torch.no_grad():
+        for _ in range(12):
+            direction = torch.randint(-3, 4, gradient.shape, generator=generator).double()
+            ahead, here, behind = (value(direction, step) for step in (STEP, 0.0, -STEP))
+            bend = (ahead + behind - 2 * here) / STEP
+            slope = (ahead - behind) / (2 * STEP)
+            if abs(bend) > 1e-3 or abs(slope - (gradient @ direction).item()) > 1e-3:
+                return False
+    return True
+
+
+def test_where_it_says_derivative_differences_agree():
+    generator = torch.Generator().manual_seed(0)
+    certain = wrong = 0
+    for case in range(100):
+        model = network(generator, is_fine=case % 2 == 1)
+        images = torch.randint(0, 2, (2, 1, 3, 3), generator=generator).double()
+        found = sufficient(record(model, images)[0], seed=case)
+        assert found.images == 2
+        right = is_smooth_and_right(model, images, generator)
+        if found.derivative == 2:
+            certain += 1
+            assert right, case
+        wrong += not right
+    assert certain > 20  # it says so now and then, and
+    assert wrong > 20  # there was something to be caught
+
+
+def row_model(weights):
+    """A convolution of two neighbours, a pool of two, and the difference of what the pool gives."""
+    pool = nn.MaxPool2d((1, 2), stride=1)
+    model = nn.Sequential(nn.Conv2d(1, 1, (1, 2)), pool, nn.Flatten(), nn.Linear(2, 1)).double()
+    model[0].weight.data = torch.tensor(weights).reshape(1, 1, 1, 2).double()
+    model[0].bias.data.zero_()
+    model[3].weight.data = torch.tensor([[1.0, -1.0]]).double()
+    return model
+
+
+def row(*pixels):
+    return torch.tensor(pixels).double().reshape(1, 1, 1, -1)
+
+
+def test_ad_that_is_wrong_is_not_certified():
+    """conv1d and max_pool1d on (0, 1, 0, 1): the two patches are tied where both weights are equal."""
+    found = sufficient(record(row_model([1.0, 1.0]), row(0, 1, 0, 1))[0], seed=0)
+    assert (found.derivative, found.limit, found.tied, found.equal, found.dead) == (0, 0, 2, 0, 0)
+    assert sufficient(record(row_model([1.0, 2.0]), row(0, 1, 0, 1))[0], seed=0).derivative == 1
+
+
+def test_equal_patches_are_one_function():
+    found = sufficient(record(row_model([1.0, 1.0]), row(1, 1, 1, 1))[0], seed=0)
+    assert (found.derivative, found.tied, found.equal) == (1, 2, 2)
+    assert -1000 < found.log2_error <= -40
+
+
+def relu_model(bias):
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1), nn.ReLU(), nn.MaxPool2d((1, 2)), nn.Flatten(), nn.Linear(1, 1)
+    ).double()
+    model[0].weight.data.fill_(-1.0)
+    model[0].bias.data.fill_(bias)
+    return model
+
+
+def test_relus_that_are_off_stay_at_0_and_those_at_0_do_not():
+    off = sufficient(record(relu_model(0.0), row(1, 2))[0], seed=0)
+    assert (off.derivative, off.dead, off.touched, off.log2_error) == (1, 1, 0, -float("inf"))
+    at_0 = sufficient(record(relu_model(1.0), row(1, 2))[0], seed=0)
+    assert (at_0.derivative, at_0.limit, at_0.touched, at_0.dead, at_0.tied) == (0, 0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_limit_needs_a_bias(bias):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=bias), nn.ReLU(), nn.Linear(2, 1)).double()
+    model[1].weight.data = torch.tensor([[1.0, -1.0], [1.0, 1.0]]).double()
+    if bias:
+        model[1].bias.data.zero_()
+    found = sufficient(record(model, row(1, 1))[0], seed=0)
+    assert (found.derivative, found.limit, found.touched) == (0, int(bias), 1)
+
+
+def test_images_are_taken_one_by_one_or_together():
+    model = network(torch.Generator().manual_seed(5))
+    images = torch.randint(0, 2, (6, 1, 3, 3), generator=torch.Generator().manual_seed(1)).double()
+    graph, _ = record(model, images)
+    assert sufficient(graph, seed=0) == sufficient(graph, seed=0, chunk=1)
+
+
+def test_what_cannot_be_looked_at_is_said():
+    with pytest.raises(NotCertifiableError, match="an infinity or a NaN at the parameter"):
+        sufficient(record(row_model([1.0, float("nan")]), row(0, 1, 0, 1))[0], seed=0)
+    norm = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 1))
+    with pytest.raises(NotCertifiableError, match="Put the network into evaluation mode"):
+        sufficient(record(norm, torch.ones(2, 1, 2, 2))[0], seed=0)
+    assert sufficient(record(norm.eval(), torch.ones(2, 1, 2, 2))[0], seed=0).derivative == 2
