@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tiebreak.report.certified_answers import certified_sentences
-from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.derivatives import derivative_sentence
+from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.scoreboard import scoreboard_sentences
 from tiebreak.report.touches import touch_sentences

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from tiebreak.report.certified_figures import confusion_figure, truth_figure, windows_figure
+from tiebreak.report.derivatives import derivatives_figure
 from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figure_kind import FigureKind, Tables
 from tiebreak.report.figure_kind import FigureKind
-from tiebreak.report.derivatives import derivatives_figure
 from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.style import save
 from tiebreak.report.table_files import read_tables

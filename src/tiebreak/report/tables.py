@@ -19,8 +19,8 @@ from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
-from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_claims
 from tiebreak.report.derivatives import derivative_table
+from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_claims
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.scoreboard import statement_table
 from tiebreak.report.stats import bootstrap_mean
