@@ -12,6 +12,7 @@ from tiebreak.report.gap_figures import gaps_figure, ties_figure, zones_figure
 from tiebreak.report.panels import rule
 from tiebreak.report.style import paper_style, save
 from tiebreak.report.table_files import read_tables, write_tables
+from tiebreak.report.theory_figures import THEORY_FIGURES
 from tiebreak.report.training_figures import accuracy_figure, curves_figure, difference_figure
 
 
@@ -174,7 +175,7 @@ def test_the_callers_settings_do_not_change_a_file(tables, tmp_path):
 def test_every_figure_of_a_full_study_is_written(figures_folder):
     names = {path.name for path in figures_folder.iterdir()}
     certified = {"confusion", "truth_along_training", "windows"}
-    siblings = {kind.name for kind in DESCENT_FIGURES}
+    siblings = {kind.name for kind in (*DESCENT_FIGURES, *THEORY_FIGURES)}
     shown = {kind.name for kind in FIGURES} - certified - siblings
     assert names == {f"{name}.{suffix}" for name in shown for suffix in ("pdf", "png")}
     for path in figures_folder.iterdir():

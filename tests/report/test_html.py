@@ -16,6 +16,7 @@ from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figures import FIGURES
 from tiebreak.report.html import page, write_report
 from tiebreak.report.table_files import read_tables, write_tables
+from tiebreak.report.theory_figures import THEORY_FIGURES
 from tiebreak.report.wording import percent
 
 CHROMIUM = next(
@@ -26,7 +27,8 @@ CHROMIUM = next(
 UNLABELLED = [
     kind
     for kind in FIGURES
-    if kind not in DESCENT_FIGURES and kind.table not in ("confusion", "certified", "windows")
+    if kind not in (*DESCENT_FIGURES, *THEORY_FIGURES)
+    and kind.table not in ("confusion", "certified", "windows")
 ]
 """Figures of a study without certified labels, as the made-up one is."""
 
