@@ -59,7 +59,7 @@ def touches_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     places = [place for place in _SHOWN if (touches["place"] == place).any()]
     windows = tables.get("windows")
     number = len(places) + (windows is not None)
-    num_columns = 2 if number > 1 else 1
+    num_columns = 2 if number in (2, 4) else min(number, 3)
     num_rows = -(-number // num_columns)
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=0.5 + 2.1 * num_rows)
