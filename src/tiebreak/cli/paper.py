@@ -40,7 +40,7 @@ def draw(parsed: argparse.Namespace, store: RecordStore) -> int:
         written, missing = draw_paper(_folder(store, "tables"), figures)
     for sentence in missing:
         print(sentence, file=sys.stderr)
-    without = f"; {len(missing)} figures have no records yet, named above" if missing else ""
+    without = f"; {len(missing)} figures lack records, named above" if missing else ""
     print(f"{len(written)} files in {figures}{without}")
     return 0
 
