@@ -94,8 +94,9 @@ DESCENT_FIGURES = (
         caption=(
             "Losses of one number with largest curvature 1 (line at a = 2: the edge). The largest |x| of the "
             "last steps: median of the starts, and from the least to the most. Curvature and secant f'(x)/x "
-            "at the last point, times a/2. Where single runs end. Last, a regression: sharpness times a/2 by "
-            "multiple of the quadratic's stable step, median of problems that did not diverge."
+            "at the last point, times a/2. Where single runs end. A fourth panel, of a regression if one "
+            "was run: its sharpness times a/2 by multiple of the quadratic's stable step, median of problems "
+            "that did not diverge."
         ),
         needs=("limits", "orbits"),
         draw=lambda tables: stability_figure(tables["limits"], tables["orbits"], tables.get("regression")),

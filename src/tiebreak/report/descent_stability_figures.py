@@ -33,7 +33,8 @@ def stability_figure(limits: pd.DataFrame, orbits: pd.DataFrame, regression: pd.
     fine = fine_steps(limits).sort_values("lr")
     palette = colours(fine["loss"].unique())
     with paper_style():
-        figure, axes = panels(3 if regression is None else 4, columns=2, height=2.4)
+        num, columns = (3, 3) if regression is None else (4, 2)
+        figure, axes = panels(num, columns=columns, height=2.4)
         for loss, part in fine.groupby("loss", sort=False):
             colour = palette[str(loss)]
             low, middle, high = (part[f"amplitude_{name}"].astype(float) for name in ("min", "median", "max"))
@@ -44,7 +45,7 @@ def stability_figure(limits: pd.DataFrame, orbits: pd.DataFrame, regression: pd.
                 for name, dashes in (("curvature", "-"), ("secant", (0, (4, 1.5)))):
                     axes[1].plot(
                         beyond["lr"], beyond[f"{name}_median"].astype(float), color=colour, linestyle=dashes,
-                        label=f"{loss}: {name}", gid=f"{name}:{loss}",
+                        label=loss if name == "curvature" else None, gid=f"{name}:{loss}",
                     )  # fmt: skip
         for loss in ("huber", "sqrt1"):
             ends = orbits[orbits["loss"] == loss]
@@ -56,12 +57,12 @@ def stability_figure(limits: pd.DataFrame, orbits: pd.DataFrame, regression: pd.
             xlabel="step a", ylabel="largest |x| of the last steps", title="median and range of starts"
         )
         axes[1].axhline(1.0, color=MUTED, linestyle=":", linewidth=0.9)
-        axes[1].set(xlabel="step a", ylabel="times a/2", title="beyond the edge, a > 2", ylim=(-0.05, 1.4))
+        axes[1].set(
+            xlabel="step a", ylabel="times a/2", title="curvature, secant (dashed)", ylim=(-0.05, 1.2)
+        )
         axes[2].set(xlabel="step a", ylabel="x at the end", title="where runs end, start by start")
         for panel in axes[:3]:
-            legend(
-                panel, ncols=2 if panel is axes[1] else 1, loc="best" if panel is axes[1] else "upper left"
-            )
+            legend(panel, loc="upper left" if panel is not axes[1] else (0.62, 0.55))
         for panel in (axes[0], axes[2]):
             panel.axvline(2.0, color=MUTED, linewidth=0.7)
         if regression is not None:
