@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from tiebreak.report.descent_answers import descent_sentences
 
 from tiebreak.design.axes import UserError
 from tiebreak.report import descent_evidence as evidence
 from tiebreak.report.checks import Check, Verdict, verdict_of
+from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.descent_claims import (
     CLAIMS,
     Finding,
