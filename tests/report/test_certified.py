@@ -340,7 +340,7 @@ def apart(cell, precision, **more):
         "jacobian": "minimal", "pool": 0, "image": 33, "channel": 4, "window_row": 3, "window_column": 5,
         "tied": 2, "value": 0.5, "entries": "(6,6) (7,6)", "patches": "differ in 2 of 25 entries, at x",
         "tensor": "features.0.weight", "index": "4,0,1,4", "difference": 1.5e-3, "gradient": -3e-3,
-        "share": 0.5, "folder": None, "epoch": NAN,
+        "share": 0.5, "data": "mnist", "folder": None, "epoch": NAN,
     } | more  # fmt: skip
 
 
