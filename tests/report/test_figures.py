@@ -4,6 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from tiebreak.records.store import RecordStore
 from tiebreak.report.descent_figures import DESCENT_FIGURES
@@ -286,3 +287,13 @@ def test_arms_of_ties_stay_inside_their_panel(tables):
     for axes in ties_figure(ties).axes:
         if axes.get_title() == "tied at zero":
             assert axes.get_ylim()[1] >= 90
+
+
+def test_the_last_digits_of_the_layout_solver_are_in_no_file(tmp_path):
+    files = []
+    for name, off in (("one", 0.0), ("other", 1e-12)):
+        with paper_style():
+            figure = Figure(figsize=(3, 2))
+            figure.add_axes((0.2 + off, 0.2, 0.7 - off, 0.7)).plot([0, 1], [0, 1])
+        files.append([path.read_bytes() for path in save(figure, tmp_path / name)])
+    assert files[0] == files[1]
