@@ -128,11 +128,11 @@ def test_the_blended_forward_alone_loses_runs():
     rows = [
         runs(outcomes, beta=beta, precision="fp16_rounded", forward=forward)
         for forward, by_beta in (("exact", "ccc"), ("blended", "cdd"))
-        for beta, kind in zip((0, 1_000, 10_000), by_beta, strict=True)
+        for beta, kind in zip((100, 1_000, 10_000), by_beta, strict=True)
         for outcomes in [kind * 8]
     ]
     found = {finding.where: finding.standing for finding in judged(forwards, *rows)}
-    assert found["fp16_rounded, beta = 1000"] is Standing.SUPPORTED
+    assert found == {"fp16_rounded, beta = 1000": Standing.SUPPORTED}  # other betas are not what is claimed
 
 
 def test_the_first_epoch_is_asked_of_the_blended_forward_in_16_bits():

@@ -227,6 +227,13 @@ def test_the_page_stands_alone_and_says_what_it_rests_on(results):
     assert sum(counts.values()) == len(tables["verdicts"])
 
 
+@pytest.mark.parametrize("verb", ["draw", "report", "tabulate"])
+def test_a_results_folder_that_is_not_there_is_named_and_not_made(verb, tmp_path, capsys):
+    assert main([verb, "paper", f"results={tmp_path / 'none'}"]) == 2
+    assert f"There is no results folder {tmp_path / 'none'}" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_table_of_the_paper_edited_by_hand_stops_the_drawing(results, capsys):
     root, *_ = results
     path = root / "tables" / "paper" / "claims.csv"

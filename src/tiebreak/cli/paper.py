@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiebreak.design.axes import Device
-from tiebreak.records.durable import TEMPORARY, explained
+from tiebreak.records.durable import TEMPORARY, RecordError, explained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,10 @@ def _folder(store: RecordStore, kind: str) -> Path:
 def _tables(parsed: argparse.Namespace, store: RecordStore) -> dict[str, pd.DataFrame]:
     from tiebreak.report.paper import studies_of, write_paper_tables
 
+    if not store.root.is_dir():
+        raise RecordError(
+            f"There is no results folder {store.root}. Give one with results=DIR, or run a study."
+        )
     folder = _folder(store, "tables")
     with explained(folder):
         return write_paper_tables(

@@ -140,8 +140,8 @@ CLAIMS = (
         name="4.1 blended forward", group="instrument", studies=("beyond/forward_arm",), judge=forwards,
         text="The published operator changes the forward pass: in 16 bits its rounding, not the Jacobian, "
         "destroys training at beta = 10^3.",
-        rule="Supported at a beta if more runs are lost with the blended forward than with the exact one "
-        "(Fisher, one-sided, Holm); contradicted if neither loses one of three runs or more. In 16 bits.",
+        rule="Supported if more runs are lost with the blended forward than with the exact one (Fisher, "
+        "one-sided, Holm); contradicted if neither loses one of three runs or more. In 16 bits.",
     ),
     Claim(
         name="4.2 swapped arguments", group="instrument", studies=("paper/zones_by_precision",),

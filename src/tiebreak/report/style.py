@@ -102,7 +102,8 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
             engine.execute(figure)
         figure.set_layout_engine("none")
         for axes in figure.axes:  # the solver's last digits depend on where its variables lie in memory
-            axes.set_position(tuple(round(float(side), 6) for side in axes.get_position().bounds))
+            left, bottom, width, height = (round(float(side), 6) for side in axes.get_position().bounds)
+            axes.set_position((left, bottom, width, height))
         figure.set_dpi(mpl.rcParams["savefig.dpi"])
         FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
         FigureCanvasPdf(figure).print_pdf(
