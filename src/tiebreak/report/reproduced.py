@@ -367,15 +367,21 @@ def _norm(row: Row, tables: Tables) -> Answer | None:
     )  # fmt: skip
 
 
-def _rate(row: Row, tables: Tables) -> Answer | None:
+def _nearest_searches(row: Row, tables: Tables) -> pd.DataFrame | None:
+    """The searches of the cell nearest to a published one, a row each; None where nothing was searched."""
     if "lr_search" not in tables:
         return None
     table = tables["lr_search"]
     near = nearest(row, table[table["beta"] == row["beta"]])
-    if not len(near):
+    return near[near["cell"] == near.iloc[0]["cell"]] if len(near) else None
+
+
+def _rate(row: Row, tables: Tables) -> Answer | None:
+    searches = _nearest_searches(row, tables)
+    if searches is None:
         return None
-    cell = near.iloc[0].to_dict()
-    logs = np.log10(near.loc[near["cell"] == cell["cell"], "best_lr"].to_numpy(dtype=float))
+    cell = searches.iloc[0].to_dict()
+    logs = np.log10(searches["best_lr"].to_numpy(dtype=float))
     ours = _of_logs(logs)
     evidence = of_means(_estimate(math.log10(row["value"]), math.nan, 1), ours, margin=LOG_MARGIN)
     return Answer(
@@ -386,16 +392,11 @@ def _rate(row: Row, tables: Tables) -> Answer | None:
 
 def _search_accuracy(row: Row, tables: Tables) -> Answer | None:
     """Accuracy that the best candidate of a search had: theirs on the test set, ours on held-out images."""
-    if "lr_search" not in tables:
+    searches = _nearest_searches(row, tables)
+    if searches is None:
         return None
-    table = tables["lr_search"]
-    near = nearest(row, table[table["beta"] == row["beta"]])
-    if not len(near):
-        return None
-    cell = near.iloc[0].to_dict()
-    ours = mean_interval(
-        near.loc[near["cell"] == cell["cell"], "validation_accuracy"].dropna().to_numpy(float)
-    )
+    cell = searches.iloc[0].to_dict()
+    ours = mean_interval(searches["validation_accuracy"].dropna().to_numpy(float))
     return Answer(
         cell=cell["cell"], value=ours.mean, low=ours.low, high=ours.high, num=ours.num,
         evidence=_in_points(_published(row), ours),
