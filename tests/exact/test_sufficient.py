@@ -1,16 +1,21 @@
-"""Sufficient conditions against differences of a network whose every value float64 holds exactly."""
+"""Sufficient conditions against differences that float64 holds exactly and an oracle in rationals."""
 
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 
 import pytest
 import torch
+from as_network import as_network
 from torch import nn
+from torch.nn import functional
 
 from tiebreak.exact.graph import NotCertifiableError
 from tiebreak.exact.record import record
 from tiebreak.exact.sufficient import sufficient
+from tiebreak.theory.activations import Rules
+from tiebreak.theory.oracle import Kind, judge
 
 STEP = 2.0**-20
 
@@ -107,17 +112,125 @@ def test_relus_that_are_off_stay_at_0_and_those_at_0_do_not():
     off = sufficient(record(relu_model(0.0), row(1, 2))[0], seed=0)
     assert (off.derivative, off.dead, off.touched, off.log2_error) == (1, 1, 0, -float("inf"))
     at_0 = sufficient(record(relu_model(1.0), row(1, 2))[0], seed=0)
-    assert (at_0.derivative, at_0.limit, at_0.touched, at_0.dead, at_0.tied) == (0, 0, 1, 0, 1)
+    assert (at_0.derivative, at_0.limit, at_0.touched, at_0.dead, at_0.tied) == (0, 1, 1, 0, 1)
+    assert at_0.independent == 0  # were it on, the window would have to choose it
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_limit_needs_a_bias(bias):
+@pytest.mark.parametrize("pixel", [0, 1])
+def test_a_limit_needs_a_bias_or_an_input(bias, pixel):
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=bias), nn.ReLU(), nn.Linear(2, 1)).double()
     model[1].weight.data = torch.tensor([[1.0, -1.0], [1.0, 1.0]]).double()
+    model[3].weight.data.fill_(1.0)
     if bias:
         model[1].bias.data.zero_()
-    found = sufficient(record(model, row(1, 1))[0], seed=0)
-    assert (found.derivative, found.limit, found.touched) == (0, int(bias), 1)
+    found = sufficient(record(model, row(pixel, pixel))[0], seed=0)
+    certain = int(bias or pixel > 0)
+    assert (found.derivative, found.limit, found.independent) == (0, certain, certain)
+    assert (found.whole_derivative, found.whole_limit) == (0, certain)
+
+
+def test_a_relu_that_no_pool_chooses_is_of_no_consequence():
+    model = relu_model(1.0)
+    model[0].weight.data.fill_(1.0)
+    model[0].bias.data.fill_(-1.0)
+    found = sufficient(record(model, row(1, 2))[0], seed=0)
+    assert (found.derivative, found.touched, found.tied) == (1, 1, 0)
+
+
+class OneBias(nn.Module):
+    """relu(-b) - relu(b) = -b around 0, by layers that share their only parameter: AD gives 0 there."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(1).double())
+        for name, weight in (
+            ("one", [[1.0]]),
+            ("none", [[0.0]]),
+            ("two", [[-2.0, 2.0]]),
+            ("out", [[1.0, -1.0]]),
+        ):
+            self.register_buffer(name, torch.tensor(weight).double())
+
+    def forward(self, x):
+        first = functional.relu(functional.linear(x, self.one, self.b))
+        minus = functional.linear(torch.cat([first, x], 1), self.two, self.b)
+        plus = functional.linear(x, self.none, self.b)
+        return functional.linear(functional.relu(torch.cat([minus, plus], 1)), self.out)
+
+
+def test_a_bias_that_several_layers_share_moves_nothing():
+    model = OneBias()
+    model(torch.ones(1, 1).double()).sum().backward()
+    assert model.b.grad.item() == 0
+    found = sufficient(record(model, torch.ones(1, 1).double())[0], seed=0)
+    assert (found.derivative, found.limit, found.touched) == (0, 0, 2)
+
+
+# ---- against the oracle ------------------------------------------------------------------------------------
+
+
+def drawn_model(generator):
+    """One of six small networks with small whole numbers, and the shape of its images."""
+
+    def drawn(most):
+        return int(torch.randint(0, most, (1,), generator=generator))
+
+    bias, row_of_4 = bool(drawn(2)), (1, 1, 4)
+
+    def conv():
+        return nn.Conv2d(1, 1, (1, 2), bias=bias)
+
+    def pool(stride):
+        return nn.MaxPool2d((1, 2), stride=stride)
+
+    def end(number):
+        return nn.Flatten(), nn.Linear(number, 1)
+
+    modules, shape = (
+        ((conv(), pool(1), *end(2)), row_of_4),
+        ((conv(), nn.ReLU(), pool(1), *end(2)), row_of_4),
+        ((conv(), pool(1), nn.ReLU(), *end(2)), row_of_4),
+        ((conv(), nn.ReLU(), conv(), nn.ReLU(), pool(2), *end(1)), row_of_4),
+        (
+            (nn.Flatten(), nn.Linear(2, 2, bias=bias), nn.ReLU(), nn.Linear(2, 1, bias=bias), nn.ReLU()),
+            (1, 1, 2),
+        ),
+        ((conv(), nn.ReLU(), pool(2), conv(), nn.ReLU(), nn.Flatten()), (1, 1, 5)),
+    )[drawn(6)]
+    model = nn.Sequential(*modules).double()
+    for parameter in model.parameters():
+        parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator).double()
+    return model, shape
+
+
+def test_nothing_is_certain_that_the_oracle_denies():
+    generator = torch.Generator().manual_seed(7)
+    seen = dict.fromkeys(("derivative", "limit", "independent", "neither", "denied"), 0)
+    for case in range(160):
+        model, shape = drawn_model(generator)
+        number = 1 + case % 2
+        images = torch.randint(0, 3, (number, *shape), generator=generator).double()
+        found = sufficient(record(model, images)[0], seed=case)
+        network, point = as_network(model, images)
+        truth = judge(network, point, rules=Rules())
+        is_limit = truth.by_ad.gradient in truth.cells
+        if found.whole_derivative:
+            seen["derivative"] += 1
+            assert truth.kind is Kind.CORRECT, case
+        elif found.whole_limit:
+            seen["limit"] += 1
+            assert is_limit, case
+        else:
+            seen["neither"] += 1
+            seen["denied"] += not is_limit
+        if number == 1 and found.independent:
+            seen["independent"] += 1
+            for proxy in (0, 1, Fraction(1, 2), 2):
+                other = judge(network, point, rules=Rules(proxy=Fraction(proxy)), known=truth.cells)
+                assert other.kind is not Kind.INCORRECT, (case, proxy)
+    assert min(seen.values()) > 0, seen
+    assert seen["limit"] > 20, seen
 
 
 def test_images_are_taken_one_by_one_or_together():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,17 +67,20 @@ def certify(parsed: argparse.Namespace) -> int:
         left = found.images - found.derivative - found.limit
         print(
             f"  {found.derivative} of {found.images} images: AD gives the derivative, over the reals; "
-            f"{found.limit} more: a limit of derivatives; {left}: nothing is proved"
+            f"{found.limit} more: a limit of derivatives ({found.independent} with any choice at the ReLUs); "
+            f"{left}: nothing is proved"
         )
+        whole = "gives the derivative" if found.whole_derivative else "gives a limit of derivatives"
+        is_whole = found.whole_derivative or found.whole_limit
+        print(f"  the batch as one: {f'AD {whole}' if is_whole else 'nothing is proved'}")
         print(
             f"  {found.touched} of {found.neurons} ReLUs at exactly 0; {found.tied} of {found.windows} "
             f"windows tied: {found.equal} of equal patches, {found.dead} of ReLUs that are off, "
             f"{found.tied - found.equal - found.dead} others"
         )
-        if found.equal:
-            print(
-                f"  wrong with a probability of at most 2**{found.log2_error:.0f}: equal patches are hashed"
-            )
+        if found.log2_error > -math.inf:
+            power = math.ceil(found.log2_error)
+            print(f"  wrong with a probability of at most 2**{power}: equality is tested at random")
     return 0
 
 

@@ -19,6 +19,7 @@ from tiebreak.exact.graph import (
     Affine,
     AveragePool2d,
     BatchNorm2d,
+    Concat,
     Conv2d,
     Graph,
     Linear,
@@ -26,6 +27,7 @@ from tiebreak.exact.graph import (
     Node,
     NotCertifiableError,
     ReLU,
+    Reshape,
 )
 from tiebreak.exact.primes import NUM_PRIMES
 
@@ -124,13 +126,13 @@ class Classes(Numbers[Tensor]):
 
 
 _NO_PLACES = (
-    "undecided, because batch norm in training mode is certified by following places of the images, and "
-    "there is a max pool behind {}."
+    "undecided, because whether tied entries come from equal patches is told by following places of the "
+    "images, and there is a max pool behind {}."
 )
 
 
-def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) -> Tensor:
-    """Windows of a pool whose marked entries are not all of one class.
+def other_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) -> Tensor:
+    """Marked entries of a pool's windows whose class is not that of the window's first marked entry.
 
     Args:
         classes: of the pool's input, (N, 1, H, W) each, from hashes modulo several primes.
@@ -138,14 +140,34 @@ def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) ->
         marked: (entries, N, C, rows, columns) bool.
 
     Returns:
-        (N, C, rows, columns) bool.
+        As `marked`.
     """
     first = marked.int().argmax(0, keepdim=True)
-    differ = torch.zeros_like(marked[0])
+    differ = torch.zeros_like(marked)
     for one in classes:
         seen = patches(one, node, fill=0.0).expand(-1, -1, marked.shape[2], -1, -1)
-        differ |= ((seen != seen.gather(0, first)) & marked).any(0)
+        differ |= (seen != seen.gather(0, first)) & marked
     return differ
+
+
+def of_several_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) -> Tensor:
+    """Windows of a pool whose marked entries are not all of one class: (N, C, rows, columns) bool.
+
+    Args:
+        classes: as for `other_classes`.
+        node: the pool.
+        marked: (entries, N, C, rows, columns) bool.
+    """
+    return other_classes(classes, node, marked).any(0)
+
+
+def has_places(graph: Graph, index: int) -> bool:
+    """Whether every operation up to a node is one through which places of the images can be followed."""
+    return graph.batch.dim() == 4 and not any(
+        isinstance(node.operation, Linear | Reshape)
+        or (isinstance(node.operation, Concat) and node.operation.axis != 1)
+        for node in graph.nodes[: index + 1]
+    )
 
 
 def num_hashes(graph: Graph, *, log2_error: float) -> int:

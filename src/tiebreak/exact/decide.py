@@ -92,14 +92,14 @@ class Walk:
         """Windows of a pool whose maximum is the 0 of a ReLU: no gradient passes, whatever the rule."""
         windows = self.decisions[index]
         assert isinstance(windows, Windows)
-        alive = self._alive(self.graph.nodes[index].inputs[0])
+        alive = self.alive(self.graph.nodes[index].inputs[0])
         if alive is None:
             return torch.zeros_like(windows.number, dtype=torch.bool)
         entries = patches(alive, self.graph.nodes[index], fill=0)
         return ~(entries & windows.tied).any(0)
 
-    def _alive(self, index: int) -> Tensor | None:
-        """Where a ReLU lets a gradient through; None where there is no ReLU to say so."""
+    def alive(self, index: int) -> Tensor | None:
+        """Where the last ReLU before a node lets a gradient through; None where there is none to say so."""
         node = self.graph.nodes[index]
         match node.operation:
             case ReLU():
@@ -107,13 +107,13 @@ class Walk:
                 assert isinstance(decision, Tensor)
                 return decision
             case Reshape():
-                alive = self._alive(node.inputs[0])
+                alive = self.alive(node.inputs[0])
                 return None if alive is None else alive.reshape(len(alive), *node.shape[1:])
             case Concat(axis):
-                parts = [self._alive(source) for source in node.inputs]
+                parts = [self.alive(source) for source in node.inputs]
                 return None if any(part is None for part in parts) else torch.cat(parts, axis)  # pyright: ignore[reportArgumentType]
             case MaxPool2d():
-                alive, windows = self._alive(node.inputs[0]), self.decisions[index]
+                alive, windows = self.alive(node.inputs[0]), self.decisions[index]
                 assert isinstance(windows, Windows)
                 if alive is None:
                     return None

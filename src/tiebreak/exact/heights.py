@@ -77,14 +77,7 @@ def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[TieRule]) -> Hei
         cotangent: (N, classes) float64.
         rules: compared with PyTorch's.
     """
-    nodes = graph.nodes
-    divisors = sum(
-        math.log2(math.lcm(*map(int, node.operation.divisor.unique().tolist())))
-        for node in nodes
-        if isinstance(node.operation, AveragePool2d)
-    )
-    values = _values(graph)
-    equality = tuple(value.magnitude + 1 + value.places + divisors for value in values)
+    nodes, values, divisors = graph.nodes, _values(graph), _divisors(graph)
     shares, factor = _at_ties(rules)
     ties = sum(
         math.log2(math.lcm(*range(1, node.operation.geometry.num_entries + 1)) * shares)
@@ -92,7 +85,29 @@ def heights(graph: Graph, cotangent: Tensor, *, rules: Sequence[TieRule]) -> Hei
         if isinstance(node.operation, MaxPool2d)
     )
     worst = _derivative(graph, of(cotangent), values, factor)
-    return Heights(equality, worst + 1 + 2 * divisors + ties)
+    return Heights(_equality(values, divisors), worst + 1 + 2 * divisors + ties)
+
+
+def equality_bits(graph: Graph) -> tuple[float, ...]:
+    """For each node, bits of the difference of two of its values.
+
+    Args:
+        graph: the network.
+    """
+    return _equality(_values(graph), _divisors(graph))
+
+
+def _equality(values: Sequence[Height], divisors: float) -> tuple[float, ...]:
+    return tuple(value.magnitude + 1 + value.places + divisors for value in values)
+
+
+def _divisors(graph: Graph) -> float:
+    """Logarithm of what all average pools divide by."""
+    return sum(
+        math.log2(math.lcm(*map(int, node.operation.divisor.unique().tolist())))
+        for node in graph.nodes
+        if isinstance(node.operation, AveragePool2d)
+    )
 
 
 def num_primes(graph: Graph, sizes: Heights, mode: Mode, log2_error: float) -> int:

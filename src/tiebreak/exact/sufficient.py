@@ -1,27 +1,32 @@
 """Conditions under which AD's gradient is the derivative, or a limit of derivatives, over the reals.
 
-AD gives the derivative where no ReLU has an argument of exactly 0 and each window of a max pool whose maximum
-is attained several times is *trivial*: its maximal entries are one function of the parameters (their patches
-are equal, whatever the weights are), or all of them are 0 because the ReLUs before them are off, and stay 0
-nearby. Then the network is, near the point, one smooth function, and AD differentiates it.
+A ReLU whose argument is exactly 0, or a window of a max pool whose maximum is attained several times,
+*matters* if its value may have an adjoint other than 0 (`liveness`) and it is not trivial. A window is
+*trivial* if its maximal entries are one function of the parameters (their patches are equal, whatever the
+weights are), or if all of them are 0 because the ReLUs before them are off, and stay 0 nearby. AD gives the
+derivative where nothing matters.
 
-Where ReLUs have an argument of 0 and the windows are trivial all the same, the network is, near the point,
-one without a max pool. If each such ReLU's layer adds a bias of its own to every channel, AD's gradient is a
-limit of derivatives: with 0 at all kinks every ReLU is taken on the same side.
+Elsewhere AD's gradient is a limit of derivatives if the parameters can be moved so that each ReLU that
+matters goes off, and the first entry of each window that matters ahead of the others. That asks for linear
+forms of each layer's own parameters (`layer_forms`) to be positive along some direction (`sides`). If no
+window matters and, for each layer and channel, the patches of all ReLUs that do are linearly independent,
+every choice of sides can be reached, and not only AD's: AD is right wherever there is a derivative, whatever
+it takes at 0.
 
-Both are sufficient and not necessary. A statement is wrong only if two different patches were taken for
-equal, which has the probability `Sufficient.log2_error`; whatever else is not certain counts against it.
+All are sufficient and not necessary. A statement is wrong only if two different patches or two different
+numbers were taken for equal, which has the probability `Sufficient.log2_error`; whatever else is not certain
+counts against it.
 
 Source:
-    The first condition is that of docs/theory.md, T9, for entries that are identical or off. The second is
-    the theorem on shared biases of S. Park, S. Chun and W. Lee, "What does automatic differentiation compute
-    for neural networks?", ICLR 2024, for networks without a max pool that acts.
+    The first condition is T9 of docs/theory.md, with entries that are identical or off; the last is T10.
+    The direction is algorithm 1 of S. Park, S. Chun and W. Lee, "What does automatic differentiation compute
+    for neural networks?", ICLR 2024, and T10 their theorem on independent inputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -30,37 +35,36 @@ from torch import Tensor
 
 from tiebreak.exact import primes as prime_numbers
 from tiebreak.exact.certify import nonfinite_place, require_pixels
-from tiebreak.exact.classes import Classes, log2_collision, num_hashes, of_several_classes
+from tiebreak.exact.classes import log2_collision, num_hashes, other_classes
 from tiebreak.exact.contraction import require_exact
 from tiebreak.exact.decide import Walk
-from tiebreak.exact.evaluation import Decision, Evaluation, Windows, patches
+from tiebreak.exact.evaluation import Windows, patches
 from tiebreak.exact.fixed_point import FixedPoint
-from tiebreak.exact.graph import (
-    Affine,
-    BatchNorm2d,
-    Conv2d,
-    Graph,
-    Linear,
-    NotCertifiableError,
-)
+from tiebreak.exact.graph import BatchNorm2d, Graph, NotCertifiableError
+from tiebreak.exact.heights import equality_bits
+from tiebreak.exact.liveness import liveness
 from tiebreak.exact.memory import images_at_a_time
 from tiebreak.exact.residues import Residues
 from tiebreak.exact.run import Progress, silent
+from tiebreak.exact.sides import Places, Sides, WholeBatch
 
-_NUM_RESIDUES = 3  # a wrong equality counts against the certificate, so a few primes do
+_NUM_RESIDUES = 3
 LOG2_ERROR = -40.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sufficient:
-    """What is certain of AD's gradient at a point, image by image.
+    """What is certain of AD's gradient at a point, image by image and for the batch.
 
     Attributes:
         images: of the batch.
         derivative: images at which AD gives the derivative.
         limit: further images, at which it gives a limit of derivatives.
+        independent: of these, images at which any choice at the ReLUs gives one.
+        whole_derivative: 1 if AD gives the derivative of a loss of the whole batch, else 0.
+        whole_limit: 1 if it does not, but gives a limit of derivatives of it, else 0.
         neurons: ReLUs of all images.
-        touched: those whose argument is exactly 0.
+        touched: those whose argument is exactly 0, whether or not they matter.
         windows: of all max pools and images.
         tied: those whose maximum is attained several times.
         equal: tied windows whose maximal entries are of equal patches.
@@ -71,6 +75,9 @@ class Sufficient:
     images: int
     derivative: int
     limit: int
+    independent: int
+    whole_derivative: int
+    whole_limit: int
     neurons: int
     touched: int
     windows: int
@@ -88,7 +95,7 @@ def sufficient(
     chunk: int | None = None,
     progress: Progress = silent,
 ) -> Sufficient:
-    """Look for the conditions at each image of a batch.
+    """Look for the conditions at each image of a batch, and for the batch as one.
 
     Args:
         graph: the network at its point, from `record`.
@@ -118,88 +125,125 @@ def sufficient(
             )
     require_pixels(graph)
     require_exact(graph.batch.device)
-    hashes = prime_numbers.draw_primes(num_hashes(graph, log2_error=log2_error), seed=seed)
-    fields = [Residues(prime) for prime in prime_numbers.draw_primes(_NUM_RESIDUES, seed=seed)]
-    images = chunk or images_at_a_time(graph, len(fields) + len(hashes))
-    wide = cache(FixedPoint)
-    with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
-        found = []
-        for start in range(0, len(graph.batch), images):
+    number = _NUM_RESIDUES
+    while True:
+        search = _Search(graph, num_primes=number, log2_error=log2_error, seed=seed)
+        with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
+            found = search.run(chunk, progress)
+        if found.log2_error <= log2_error:
+            return found
+        number += 1  # more numbers were taken for equal than so few primes bear out
+
+
+class _Search:
+    """One way through the batch with one set of primes, part by part."""
+
+    def __init__(self, graph: Graph, *, num_primes: int, log2_error: float, seed: int) -> None:
+        self.graph, self.seed = graph, seed
+        self.primes = prime_numbers.draw_primes(num_primes, seed=seed)
+        # `num_hashes` leaves half of what may go wrong to the residues.
+        self.hashes = prime_numbers.draw_primes(num_hashes(graph, log2_error=log2_error), seed=seed)
+        self.fields = [Residues(prime) for prime in self.primes]
+        names = (
+            "derivative",
+            "limit",
+            "independent",
+            "neurons",
+            "touched",
+            "windows",
+            "tied",
+            "equal",
+            "dead",
+        )
+        self.counts: dict[str, int] = dict.fromkeys(names, 0)
+        self.comparisons: Counter[int] = Counter()
+        self.whole: WholeBatch | None = WholeBatch()
+
+    def run(self, chunk: int | None, progress: Progress) -> Sufficient:
+        """Look at all images."""
+        graph, total = self.graph, len(self.graph.batch)
+        images = chunk or images_at_a_time(graph, len(self.fields) + len(self.hashes))
+        wide = cache(FixedPoint)
+        for start in range(0, total, images):
             batch = graph.batch[start : start + images]
-            progress(f"images {start + 1} to {start + len(batch)} of {len(graph.batch)}")
-            walk = Walk(graph, batch, fields=fields, wide=wide)
+            progress(f"images {start + 1} to {start + len(batch)} of {total}")
+            walk = Walk(graph, batch, fields=self.fields, wide=wide)
             walk.run()
-            found.append(_part(graph, batch, walk, hashes=hashes, seed=seed))
-    return _together(found, log2_collision(graph, num_primes=len(hashes)))
+            self.comparisons.update(walk.comparisons)
+            self._part(walk, Places(graph, batch, primes=self.hashes, seed=self.seed))
+        is_derivative = self.counts["derivative"] == total
+        is_limit = not is_derivative and self.whole is not None and self.whole.is_limit()
+        return Sufficient(
+            images=total,
+            **self.counts,
+            whole_derivative=int(is_derivative),
+            whole_limit=int(is_limit),
+            log2_error=self._error(),
+        )
 
+    def _part(self, walk: Walk, places: Places) -> None:
+        sides, live = Sides(walk, places), liveness(walk)
+        is_open = walk.images.new_zeros(len(walk.images), dtype=torch.bool)
+        is_touched = is_open.clone()
+        for index in self.graph.pools:
+            is_open |= self._pool(index, walk, places, sides, live.get(index))
+        for index, zeros in walk.zeros.items():
+            self.counts["neurons"] += zeros.numel()
+            self.counts["touched"] += int(zeros.sum())
+            if index in live:
+                matters = zeros & live[index]
+                is_touched |= matters.flatten(1).any(1)
+                sides.ask_to_go_off(index, matters)
+        is_smooth = ~is_open & ~is_touched
+        found = sides.judge(~is_smooth)
+        self.counts["derivative"] += int(is_smooth.sum())
+        self.counts["limit"] += int(found.is_limit.sum())
+        self.counts["independent"] += int(found.is_independent.sum())
+        if not bool((is_smooth | found.is_limit).all()):
+            self.whole = None  # what serves all images serves each
+        elif self.whole is not None:
+            self.whole.add(found.forms)
 
-def _part(graph: Graph, batch: Tensor, walk: Walk, *, hashes: Iterable[int], seed: int) -> Sufficient:
-    keep = frozenset(graph.nodes[index].inputs[0] for index in graph.pools)
-    lanes = [Evaluation(Classes(prime, seed), graph, batch, keep=keep) for prime in hashes]
-    none: dict[int, Decision] = {}
-    is_open = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-    windows = tied = equal = dead = 0
-    for index in graph.pools:
-        node, decision = graph.nodes[index], walk.decisions[index]
+    def _pool(self, index: int, walk: Walk, places: Places, sides: Sides, live: Tensor | None) -> Tensor:
+        """Count the windows of a pool, ask for those that matter; images with one that does."""
+        node, decision = self.graph.nodes[index], walk.decisions[index]
         assert isinstance(decision, Windows)
         source = node.inputs[0]
         is_tied = decision.number > 1
-        is_dead = walk.dead_zeros(index) & is_tied
+        stays_zero = walk.dead_zeros(index) & is_tied  # as long as the ReLUs at 0, if there are any, go off
+        is_dead = stays_zero
         touched = walk.zeros.get(source)
         if touched is not None:
-            is_dead &= ~(patches(touched, node, fill=0) & decision.tied).any(0)
+            is_dead = stays_zero & ~(patches(touched, node, fill=0) & decision.tied).any(0)
         elif any(bool(zeros.any()) for zeros in walk.zeros.values()):
-            is_dead &= False  # a ReLU further up is neither on nor off, and it is not followed down to here
-        differs = (
-            of_several_classes([lane.advance(source, none) for lane in lanes], node, decision.tied)
-            if bool((is_tied & ~is_dead).any())
-            else torch.zeros_like(is_tied)
-        )
-        is_equal = is_tied & ~is_dead & ~differs
-        is_open |= (is_tied & ~is_dead & ~is_equal).flatten(1).any(1)
-        windows += is_tied.numel()
-        tied, dead, equal = tied + int(is_tied.sum()), dead + int(is_dead.sum()), equal + int(is_equal.sum())
-    is_touched = torch.zeros_like(is_open)
-    for zeros in walk.zeros.values():
-        is_touched |= zeros.flatten(1).any(1)
-    limit = ~is_open & is_touched if _have_biases(graph, walk.zeros) else torch.zeros_like(is_open)
-    return Sufficient(
-        images=len(batch),
-        derivative=int((~is_open & ~is_touched).sum()),
-        limit=int(limit.sum()),
-        neurons=sum(zeros.numel() for zeros in walk.zeros.values()),
-        touched=sum(int(zeros.sum()) for zeros in walk.zeros.values()),
-        windows=windows,
-        tied=tied,
-        equal=equal,
-        dead=dead,
-        log2_error=-math.inf,
-    )
+            is_dead = torch.zeros_like(
+                is_tied
+            )  # a ReLU further up is neither on nor off, and not followed here
+        is_equal = is_tied & ~is_dead
+        others = torch.zeros_like(decision.tied)
+        if bool(is_equal.any()):
+            others = other_classes(places.classes(source), node, decision.tied)
+            is_equal &= ~others.any(0)
+        self.counts["windows"] += is_tied.numel()
+        for name, found in (("tied", is_tied), ("dead", is_dead), ("equal", is_equal)):
+            self.counts[name] += int(found.sum())
+        matters = is_tied & ~is_dead & ~is_equal & (False if live is None else live)
+        sides.ask_for_first(index, others & matters & ~stays_zero)
+        sides.stays_zero(matters & stays_zero)
+        return matters.flatten(1).any(1)
 
-
-def _have_biases(graph: Graph, touched: dict[int, Tensor]) -> bool:
-    """Whether the layer before every touched ReLU adds a parameter of its own to each channel."""
-    for index, zeros in touched.items():
-        if not bool(zeros.any()):
-            continue
-        operation = graph.nodes[graph.nodes[index].inputs[0]].operation
-        match operation:
-            case Conv2d() | Linear():
-                if operation.bias is None or operation.bias.name is None:
-                    return False
-            case Affine():
-                if operation.bias is None:
-                    return False
-            case _:
-                return False
-    return True
-
-
-def _together(parts: list[Sufficient], log2_error: float) -> Sufficient:
-    counts = {
-        name: sum(getattr(part, name) for part in parts)
-        for name in (
-            "images", "derivative", "limit", "neurons", "touched", "windows", "tied", "equal", "dead",
-        )
-    }  # fmt: skip
-    return Sufficient(**counts, log2_error=log2_error if counts["equal"] else -math.inf)
+    def _error(self) -> float:
+        """Union bound over what hashes and residues may have taken for equal, where something rests on it."""
+        terms = [log2_collision(self.graph, num_primes=len(self.hashes))] if self.counts["equal"] else []
+        if self.counts["limit"]:
+            bits = equality_bits(self.graph)
+            terms += [
+                math.log2(number)
+                + prime_numbers.log2_error(bits[self.graph.nodes[node].inputs[0]], primes=self.primes)
+                for node, number in self.comparisons.items()
+                if number
+            ]
+        largest = max(terms, default=-math.inf)
+        if largest == -math.inf:
+            return largest
+        return min(0.0, largest + math.log2(sum(2 ** (term - largest) for term in terms)))

@@ -20,7 +20,7 @@ from tiebreak.records.session import Outcome, Row, Session
 
 
 def measure_derivative(trial: Trial, session: Session) -> Outcome:
-    """Emit a row `derivative` a draw: how many images have AD's gradient certified, and by what."""
+    """Emit a row `derivative` a draw: at how many images, and whether for the batch, AD is certified."""
     return along_training(trial, session, stop=_stop)
 
 
@@ -34,6 +34,9 @@ def _stop(
             graph, _ = record(model, batch.images, forward=lambda forward=forward: forward()[0])
             found = sufficient(graph, seed=setting.trial.seed(f"derivative {epoch} {draw}"))
         except NotCertifiableError as error:
-            yield row | {"reason": str(error), "images": len(batch.images), "derivative": 0, "limit": 0}
+            nothing = dict.fromkeys(
+                ("derivative", "limit", "independent", "whole_derivative", "whole_limit"), 0
+            )
+            yield row | {"reason": str(error), "images": len(batch.images)} | nothing
         else:
             yield row | asdict(found)

@@ -32,12 +32,14 @@ THEORY_FIGURES = (
         title="Where AD's gradient is certain to be the derivative",
         table="derivatives",
         caption=(
-            "Share of images at which a sufficient condition proves, over the reals, that AD gives the "
-            "derivative of the network (filled), or that or a limit of derivatives (hollow, where it is "
-            "more), by epochs trained. No ReLU has an argument of exactly 0, and every tied window is one of "
-            "equal patches or of ReLUs that are off; for a limit ReLUs may be at 0. All draws and replicates "
-            "together. At the other images nothing is proved, which does not mean that AD is wrong. "
-            "Parameters and images are as the format holds them."
+            "Share of images, and of whole batches, for which a sufficient condition proves, over the "
+            "reals, that AD gives the derivative of the network (filled), or that or a limit of "
+            "derivatives (hollow, where it is more), by epochs trained. For the derivative no ReLU at "
+            "exactly 0 and no tied window may matter: windows of equal patches and of ReLUs that are off "
+            "do not, nor does what no pool chooses. For a limit a direction was found, and proved, in "
+            "which what matters takes the side that AD took; for a batch it serves all its images. All "
+            "draws and replicates together. At the others nothing is proved, which does not mean that AD "
+            "is wrong. Parameters and images are as the format holds them."
         ),
         needs=("derivatives",),
         draw=lambda tables: derivatives_figure(tables["derivatives"]),
