@@ -58,7 +58,7 @@ class Classes(Numbers[Tensor]):
     def batch(self, x: Tensor) -> Tensor:
         """Pixels with all their channels."""
         if x.dim() != 4:
-            raise NotCertifiableError(_NO_PLACES.format("a batch that is not (N, C, H, W)"))
+            raise no_places("a batch that is not (N, C, H, W)")
         return self._mixed(residues(x, prime=self.prime).split(1, 1))
 
     def conv(self, x: Tensor, operation: Conv2d) -> Tensor:
@@ -98,12 +98,12 @@ class Classes(Numbers[Tensor]):
     def concat(self, values: Sequence[Tensor], axis: int) -> Tensor:
         """All, place by place."""
         if axis != 1:
-            raise NotCertifiableError(_NO_PLACES.format(f"a concatenation along axis {axis}"))
+            raise no_places(f"a concatenation along axis {axis}")
         return self._mixed(values)
 
     def linear(self, x: Tensor, operation: Linear) -> Tensor:
         """No places."""
-        raise NotCertifiableError(_NO_PLACES.format("a linear layer"))
+        raise no_places("a linear layer")
 
     def gathered(self, x: Tensor, windows: Windows) -> Tensor:
         """Not asked for: a window's class is that of all its entries."""
@@ -111,7 +111,7 @@ class Classes(Numbers[Tensor]):
 
     def reshaped(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """No places."""
-        raise NotCertifiableError(_NO_PLACES.format("a change of shape"))
+        raise no_places("a change of shape")
 
     def step(
         self, node: Node, inputs: Sequence[Tensor], decision: Decision | None, *, num_images: int
@@ -125,10 +125,12 @@ class Classes(Numbers[Tensor]):
         return super().step(node, inputs, decision, num_images=num_images)
 
 
-_NO_PLACES = (
-    "undecided, because whether tied entries come from equal patches is told by following places of the "
-    "images, and there is a max pool behind {}."
-)
+def no_places(what: str) -> NotCertifiableError:
+    """The mistake of asking for the places of a max pool's input behind an operation that has none."""
+    return NotCertifiableError(
+        "undecided, because whether tied entries come from equal patches is told by following places of the "
+        f"images, and there is a max pool behind {what}."
+    )
 
 
 def other_classes(classes: Sequence[Tensor], node: Node, marked: Tensor) -> Tensor:

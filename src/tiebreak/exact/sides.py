@@ -15,45 +15,49 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact.bounds import Ball, Balls
-from tiebreak.exact.classes import Classes, has_places
+from tiebreak.exact.classes import has_places
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.directions import are_independent, positive_direction
-from tiebreak.exact.evaluation import Decision, Evaluation, Windows
-from tiebreak.exact.graph import Conv2d, Graph
+from tiebreak.exact.evaluation import Evaluation, Windows
+from tiebreak.exact.graph import Conv2d
 from tiebreak.exact.layer_forms import Demands, Layer, Layers, tied_entries
+from tiebreak.exact.nearby import Nearby
 
 Group = tuple[Layer, int]
 """A layer and one of its channels."""
 
 
 class Places:
-    """What each place of an activation sees of the batch, by hashes.
+    """What each place of an activation is near the point, by hashes.
 
     Args:
-        graph: the network.
-        batch: a part of the images.
+        walk: a part of the batch, decided.
         primes: one hash each.
         seed: of the hashes.
     """
 
-    def __init__(self, graph: Graph, batch: Tensor, *, primes: Sequence[int], seed: int) -> None:
-        self._graph, self._batch, self._primes, self._seed = graph, batch, primes, seed
-        keep = {graph.nodes[index].inputs[0] for index in graph.pools}
-        keep |= {index for index, node in enumerate(graph.nodes) if isinstance(node.operation, Conv2d)}
+    def __init__(self, walk: Walk, *, primes: Sequence[int], seed: int) -> None:
+        self._graph, self._images, self._primes, self._seed = walk.graph, walk.images, primes, seed
+        self._decisions = dict(walk.decisions)
+        for relu, zeros in walk.zeros.items():
+            positive = self._decisions[relu]
+            assert isinstance(positive, Tensor)
+            self._decisions[relu] = positive | zeros
+        keep = {walk.graph.nodes[index].inputs[0] for index in walk.graph.pools}
+        keep |= {i for i, node in enumerate(walk.graph.nodes) if isinstance(node.operation, Conv2d)}
         self._keep = frozenset(keep)
         self._lanes: list[Evaluation[Tensor]] | None = None
 
     def classes(self, node: int) -> list[Tensor]:
-        """Of a convolution or of what a pool reads: (N, 1, rows, columns) for each prime.
+        """Of a convolution or of what a pool reads: (N, channels, rows, columns) for each prime.
 
         Raises:
             NotCertifiableError: an operation before it through which places cannot be followed.
         """
         if self._lanes is None:  # a network without places may need none
-            kinds = (Classes(prime, self._seed) for prime in self._primes)
-            self._lanes = [Evaluation(kind, self._graph, self._batch, keep=self._keep) for kind in kinds]
-        none: dict[int, Decision] = {}
-        return [lane.advance(node, none) for lane in self._lanes]
+            kinds = (Nearby(prime, self._seed) for prime in self._primes)
+            self._lanes = [Evaluation(kind, self._graph, self._images, keep=self._keep) for kind in kinds]
+        return [lane.advance(node, self._decisions) for lane in self._lanes]
 
     def of(self, node: int, image: Tensor, place: Tensor) -> Tensor | None:
         """Hashes of some places of a convolution, (number, primes); None where none can be had."""
@@ -61,7 +65,7 @@ class Places:
             return None
         height, width = self._graph.nodes[node].shape[2:]
         pixel = place % (height * width)
-        return torch.stack([one.flatten(1)[image, pixel] for one in self.classes(node)], 1)
+        return torch.stack([one[:, 0].flatten(1)[image, pixel] for one in self.classes(node)], 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,9 @@
 
 A ReLU whose argument is exactly 0, or a window of a max pool whose maximum is attained several times,
 *matters* if its value may have an adjoint other than 0 (`liveness`) and it is not trivial. A window is
-*trivial* if its maximal entries are one function of the parameters (their patches are equal, whatever the
-weights are), or if all of them are 0 because the ReLUs before them are off, and stay 0 nearby. AD gives the
-derivative where nothing matters.
+*trivial* if its maximal entries are one function of the parameters near the point (`nearby`: their patches
+are equal where it counts), or if all of them are 0 because the ReLUs before them are off, and stay 0. AD
+gives the derivative where nothing matters.
 
 Elsewhere AD's gradient is a limit of derivatives if the parameters can be moved so that each ReLU that
 matters goes off, and the first entry of each window that matters ahead of the others. That asks for linear
@@ -170,7 +170,7 @@ class _Search:
             walk = Walk(graph, batch, fields=self.fields, wide=wide)
             walk.run()
             self.comparisons.update(walk.comparisons)
-            self._part(walk, Places(graph, batch, primes=self.hashes, seed=self.seed))
+            self._part(walk, Places(walk, primes=self.hashes, seed=self.seed))
         is_derivative = self.counts["derivative"] == total
         is_limit = not is_derivative and self.whole is not None and self.whole.is_limit()
         return Sufficient(
@@ -235,7 +235,7 @@ class _Search:
     def _error(self) -> float:
         """Union bound over what hashes and residues may have taken for equal, where something rests on it."""
         terms = [log2_collision(self.graph, num_primes=len(self.hashes))] if self.counts["equal"] else []
-        if self.counts["limit"]:
+        if self.counts["equal"] or self.counts["limit"]:
             bits = equality_bits(self.graph)
             terms += [
                 math.log2(number)
