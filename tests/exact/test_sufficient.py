@@ -141,7 +141,7 @@ def test_a_relu_that_no_pool_chooses_is_of_no_consequence():
 def test_patches_that_differ_behind_relus_that_are_off_are_one_function_nearby():
     modules = (nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, (1, 2)), nn.MaxPool2d((1, 3)), nn.Flatten())
     model = nn.Sequential(*modules).double()
-    for parameter, value in zip(model.parameters(), ([1.0], [0.0], [-1.0, 1.0], [0.0]), strict=True):
+    for parameter, value in zip(model.parameters(), ([1.0], [0.0], [0.5, 1.0], [0.0]), strict=True):
         parameter.data = torch.tensor(value).double().reshape(parameter.shape)
     for pixels, is_one in (((-1, 2, -3, 2), True), ((-1, 2, 0, 2), False)):
         found = sufficient(record(model, row(*pixels))[0], seed=0)
