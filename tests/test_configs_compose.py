@@ -33,6 +33,7 @@ NEEDS = {  # what an option cannot be without
     ("protocol", "lr_search"): ["data.held_out=5000"],
     ("protocol", "correctness"): ["protocol.statement=t1"],
     ("protocol", "touches"): ["protocol.format=e4m3"],
+    ("protocol", "enumeration"): ["protocol.family=two_windows", "protocol.machine=e2m1"],
 }
 CLASSES = {DataName.CIFAR100: 100, DataName.IMAGENET: 1000}
 GREY = {DataName.MNIST, DataName.MNIST5K, DataName.FASHION_MNIST}

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from tiebreak.design.any_cell import AnyCell
 from tiebreak.design.axes import DesignError, Device, whole_number
+from tiebreak.design.enumeration import Enumeration, FormatName
 from tiebreak.design.settings import AnyMeasure
 
 
@@ -48,19 +49,6 @@ class Statement(StrEnum):
     P2 = "p2"
     B1 = "b1"
     B1_ZERO = "b1_zero"
-
-
-class FormatName(StrEnum):
-    """Floating-point formats as sets of machine numbers, from 4 bits to 32, coarse before fine."""
-
-    E2M1 = "e2m1"
-    E3M2 = "e3m2"
-    E2M3 = "e2m3"
-    E5M2 = "e5m2"
-    E4M3 = "e4m3"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    FP32 = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +129,7 @@ class CorrectnessCell(AnyCell):
     """One point of the design of the study of correctness; all of its axes are settings of the protocol.
 
     Raises:
-        DesignError: a device other than the CPU.
+        DesignError: a device other than the CPU, where the protocol counts there only.
 
     Example:
         >>> CorrectnessCell(measure=Correctness(statement=Statement.T1)).words
@@ -149,14 +137,14 @@ class CorrectnessCell(AnyCell):
     """
 
     PROTOCOLS: ClassVar[Mapping[str, type[AnyMeasure]]] = MappingProxyType(
-        {kind.protocol: kind for kind in (Correctness, Touches)}
+        {kind.protocol: kind for kind in (Correctness, Touches, Enumeration)}
     )
     SINCE: ClassVar[int] = 3
 
-    measure: Correctness | Touches
+    measure: Correctness | Touches | Enumeration
 
     def __post_init__(self) -> None:
-        if self.execution.device is not Device.CPU:
+        if self.execution.device is not Device.CPU and not isinstance(self.measure, Enumeration):
             raise DesignError(
                 f"protocol={self.protocol} counts on the CPU, got device={self.execution.device}. "
                 "Use device=cpu."

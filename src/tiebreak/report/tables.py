@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from tiebreak.design.correctness import FormatName, Place, Statement
+from tiebreak.design.correctness import Place, Statement
+from tiebreak.design.enumeration import FormatName
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore

@@ -31,7 +31,9 @@ from tiebreak.theory.network import Activation, Affine, Maximum, Network, Parame
 CHUNK = 2**17
 """Points at a time."""
 
-_LARGEST_STEP = 31
+LARGEST_STEP = 31
+"""Of the integer directions that are drawn."""
+
 _SEED = 0
 
 
@@ -110,7 +112,7 @@ def count(
         >>> found.points, found.not_differentiable, found.incorrect, found.witness
         (15, 0, 1, (Fraction(0, 1),))
     """
-    require_exact(network, machine, rules=rules, largest_step=_LARGEST_STEP)
+    require_exact(network, machine, rules=rules, largest_step=LARGEST_STEP)
     total = len(machine) ** len(network.parameters)
     end = total if stop is None else min(stop, total)
     sums = torch.zeros(5, dtype=torch.int64, device=device)
@@ -156,7 +158,7 @@ def verdicts(
     Raises:
         UserError: numbers that float64 may not hold exactly.
     """
-    require_exact(network, machine, rules=rules, largest_step=_LARGEST_STEP)
+    require_exact(network, machine, rules=rules, largest_step=LARGEST_STEP)
     points = _points(network, machine, indices)
     return _decide(network, points, rules=rules, num_directions=num_directions)
 
@@ -208,7 +210,7 @@ def touches(
     Raises:
         UserError: numbers that float64 may not hold exactly.
     """
-    require_exact(network, machine, rules=Rules(), largest_step=_LARGEST_STEP)
+    require_exact(network, machine, rules=Rules(), largest_step=LARGEST_STEP)
     total = len(machine) ** len(network.parameters)
     found = []
     for first in range(0, total, chunk):
@@ -281,7 +283,7 @@ def _directions(width: int, number: int) -> Iterator[list[int]]:
     generator = torch.Generator().manual_seed(_SEED)
     if width > 1:
         for _ in range(number):
-            drawn = torch.randint(-_LARGEST_STEP, _LARGEST_STEP + 1, (width,), generator=generator).tolist()
+            drawn = torch.randint(-LARGEST_STEP, LARGEST_STEP + 1, (width,), generator=generator).tolist()
             yield drawn
             yield [-value for value in drawn]
 

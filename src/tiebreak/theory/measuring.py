@@ -8,9 +8,11 @@ from types import MappingProxyType
 
 from tiebreak.design.cell import Trial
 from tiebreak.design.correctness import Correctness, CorrectnessCell, Place, Touches
+from tiebreak.design.enumeration import Enumeration
 from tiebreak.numerics.determinism import deterministic, threads
 from tiebreak.records.session import Outcome, OutcomeKind, Session
 from tiebreak.theory.activations import HARDTANH, RELU, RELU6
+from tiebreak.theory.counting import measure_counts
 from tiebreak.theory.machine import format_of
 from tiebreak.theory.rounding import touched_neuron, touched_window, weights_of
 from tiebreak.theory.theorems import check_of
@@ -22,7 +24,7 @@ def measure_correctness(trial: Trial[CorrectnessCell], session: Session) -> Outc
     """Run the protocol that the trial's cell names.
 
     Raises:
-        UserError: a factor that is no number of the format.
+        UserError: a factor that is no number of the format, or too many points.
         Stopped: after a checkpoint, when the session was asked to stop.
     """
     execution = trial.cell.execution
@@ -32,6 +34,9 @@ def measure_correctness(trial: Trial[CorrectnessCell], session: Session) -> Outc
                 return _statement(trial.cell.measure, session)
             case Touches():
                 return _touches(trial.cell.measure, session, seed=trial.seed("draws"))
+            case Enumeration():
+                seed, device = trial.seed("draws"), execution.device
+                return measure_counts(trial.cell.measure, session, seed=seed, device=device)
 
 
 def _touches(measure: Touches, session: Session, *, seed: int) -> Outcome:
