@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tiebreak.report.certified_answers import certified_sentences
+from tiebreak.report.counts import count_sentences
 from tiebreak.report.derivatives import derivative_sentence
 from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
@@ -58,6 +59,8 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
     sentences += descent_sentences(tables)
     if "derivatives" in tables:
         sentences.append(derivative_sentence(tables["derivatives"]))
+    if "counts" in tables:
+        sentences += count_sentences(tables)
     if "touches" in tables:
         sentences += touch_sentences(tables)
     if "noise" in tables:

@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 
 from tiebreak.design.correctness import Place, Statement
-from tiebreak.design.enumeration import FormatName
+from tiebreak.design.enumeration import Family, FormatName, Function, TieRule
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import MISSING, ReadOnce, rows_frame, trials_frame
 from tiebreak.report.certified import certified_table, confusion_table, window_table
+from tiebreak.report.counts import count_table
 from tiebreak.report.derivatives import derivative_table
 from tiebreak.report.descent_tables import DESCENT_ROWS, DESCENT_TABLES, with_claims
 from tiebreak.report.order import COARSE_TO_FINE
@@ -43,6 +44,7 @@ ROW_KINDS = {
     **DESCENT_ROWS,
     "touches": ("touch",),
     "derivative": ("derivative",),
+    "enumeration": ("count", "map_line"),
 }
 """Kinds of rows that tables are made from, by the protocol that leaves them."""
 
@@ -51,11 +53,21 @@ _AS_THEY_ARE = {
     "images": "image",
     "tied_windows": "tie_window",
     "norm_gaps": "norm_gap",
+    "count_maps": "map_line",
     **DESCENT_TABLES,
 }
 """Tables that are the rows of one kind, by name."""
 
-_LISTED = MappingProxyType({"statement": Statement, "place": Place, "format": FormatName})
+_LISTED = MappingProxyType(
+    {
+        "statement": Statement,
+        "place": Place,
+        "format": FormatName,
+        "family": Family,
+        "function": Function,
+        "ties": TieRule,
+    }
+)
 """Axes whose values come in the order in which the design lists them."""
 
 _ORDER = (
@@ -273,6 +285,8 @@ def build_tables(frames: Frames) -> dict[str, pd.DataFrame]:
         tables |= {"statements": statement_table(statements), "statement_networks": statements}
     if len(derivatives := frames.of("derivative")):
         tables["derivatives"] = derivative_table(derivatives)
+    if len(counts := frames.of("count")):
+        tables["counts"] = count_table(counts)
     if len(touches := frames.of("touch")):
         tables["touches"] = touch_table(touches)
     if len(best := frames.of("best")):

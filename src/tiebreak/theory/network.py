@@ -84,11 +84,16 @@ class Network:
         return any(isinstance(node, Maximum) for node in self.nodes)
 
     def own_biases(self) -> dict[int, frozenset[int]]:
-        """For each node, the parameters that are added there (times a number) and used nowhere else."""
+        """For each node, the parameters that are added there (times a number) and used nowhere else.
+
+        A parameter that is read once is such a sum of one term: the bias of the neuron that it feeds.
+        """
         uses = Counter(source for node in self.nodes for source in sources(node))
         added: dict[int, frozenset[int]] = {}
         for place, node in enumerate(self.nodes):
-            if isinstance(node, Affine):
+            if isinstance(node, Parameter) and uses[place] == 1:
+                added[place] = frozenset([node.index])
+            elif isinstance(node, Affine):
                 added[place] = frozenset(
                     found.index
                     for coefficient, source in node.terms
