@@ -16,6 +16,8 @@ from tiebreak.report.style import MUTED, OKABE_ITO, PAGE_INCHES, new_figure, pap
 LETTERS = "cis"
 """What a point of a map is: correct, incorrect, singular."""
 
+_Numbers = pd.Series | np.ndarray
+
 _MAP = {"correct": "#E4E4E4", "incorrect": "#D55E00", "singular": "#16324F"}
 """Light, middle and dark in grey."""
 
@@ -82,7 +84,7 @@ def _draw_others(axes: Axes, others: pd.DataFrame) -> None:
     axes.set_xlim(0, 1.03)
 
 
-def _bound(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, *, upright: bool) -> None:
+def _bound(axes: Axes, x: _Numbers, y: _Numbers, name: str, *, upright: bool) -> None:
     label, colour = _BOUNDS[name]
     axes.plot(
         np.asarray(x, dtype=float), np.asarray(y, dtype=float), linestyle="", marker="|" if upright else "_",
@@ -157,7 +159,7 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(["network", "machine"]).reset_index(drop=True)
 
 
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
+def name_rows(axes: Axes, names: Sequence[str] | pd.Series) -> None:
     """Networks from the top down."""
     axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=6)
     axes.set_ylim(len(names) - 0.5, -0.5)

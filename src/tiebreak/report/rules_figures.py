@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from tiebreak.report.counts_figures import name_rows, once, short
 from tiebreak.report.style import (
-    MARKERS,
     MUTED,
     OKABE_ITO,
     PAGE_INCHES,
@@ -94,9 +93,9 @@ def ties_figure(table: pd.DataFrame) -> Figure:
     maxima = once(windows[windows["family"] == "maximum"])
     others = windows[windows["family"] != "maximum"]
     names = list(dict.fromkeys(others["network"]))
-    used = [name for name in ("first", "last", "split") if (windows["ties"] == name).any()]
-    palette = dict(zip(("first", "last", "split"), OKABE_ITO, strict=False))
-    shapes = dict(zip(("first", "last", "split"), MARKERS, strict=False))
+    rules = ["first", "last", "split"]
+    used = [name for name in rules if (windows["ties"] == name).any()]
+    palette, shapes = colours(rules), markers(rules)
     with paper_style():
         figure = new_figure(width=PAGE_INCHES, height=2.4)
         left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
