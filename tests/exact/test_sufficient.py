@@ -179,6 +179,58 @@ def test_a_bias_that_several_layers_share_moves_nothing():
     assert (found.derivative, found.limit, found.touched) == (0, 0, 2)
 
 
+def drawn_row(model, *columns):
+    """An image of one row, a column of channels a place; the last layer sums."""
+    model[-1].weight.data.fill_(1.0)
+    return torch.tensor(columns).double().t().reshape(1, len(columns[0]), 1, len(columns))
+
+
+def test_relus_at_0_behind_the_one_that_a_dead_window_chose_have_to_go_off():
+    """relu(w p) with p = (1, 1) is tied with one that is off and comes first, and relu(-w p) stands alone."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 1, 1, bias=False), nn.ReLU(), nn.MaxPool2d((1, 2)), nn.Flatten(), nn.Linear(2, 1)
+    ).double()
+    model[0].weight.data = torch.tensor([1.0, -1.0]).double().reshape(1, 2, 1, 1)
+    images = drawn_row(model, (0, 1), (1, 1), (-1, -1), (0, 1))
+    found = sufficient(record(model, images)[0], seed=0)
+    assert (found.derivative, found.limit, found.whole_limit) == (0, 0, 0)
+    images = drawn_row(model, (0, 1), (1, 1), (0, 1), (0, 1))
+    assert sufficient(record(model, images)[0], seed=0).limit == 1
+
+
+def test_what_an_inner_window_did_not_choose_is_asked_too():
+    """max(max(p, .), max(p - v, p + v)): the first is never ahead of both others."""
+    model = nn.Sequential(
+        nn.Conv2d(2, 1, 1, bias=False),
+        nn.MaxPool2d((1, 2)),
+        nn.MaxPool2d((1, 2)),
+        nn.Flatten(),
+        nn.Linear(1, 1),
+    ).double()
+    model[0].weight.data = torch.tensor([1.0, 0.0]).double().reshape(1, 2, 1, 1)
+    found = sufficient(record(model, drawn_row(model, (1, 0), (0, 0), (1, 1), (1, -1)))[0], seed=0)
+    assert (found.derivative, found.limit, found.whole_limit) == (0, 0, 0)
+    found = sufficient(record(model, drawn_row(model, (1, 0), (0, 0), (1, 1), (1, 2)))[0], seed=0)
+    assert (found.derivative, found.limit, found.whole_limit) == (0, 1, 1)
+
+
+def test_a_bias_that_batch_norm_multiplies_by_0_moves_nothing():
+    """relu(s) + relu(-s) at s = 0, the scale: AD gives 0, and 1 and -1 are the limits."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0), nn.ReLU(), nn.Flatten(), nn.Linear(2, 1)
+    ).double()
+    model.eval()[0].weight.data.fill_(1.0)
+    model[0].bias.data.zero_()
+    model[1].weight.data.zero_()
+    model[1].bias.requires_grad_(False)
+    images = drawn_row(model, (1,), (-1,))
+    found = sufficient(record(model, images)[0], seed=0)
+    assert (found.derivative, found.limit, found.independent, found.whole_limit) == (0, 0, 0, 0)
+    model[1].bias.requires_grad_(True)
+    found = sufficient(record(model, images)[0], seed=0)
+    assert (found.limit, found.independent, found.whole_limit) == (1, 0, 1)
+
+
 # ---- against the oracle ------------------------------------------------------------------------------------
 
 
