@@ -1,10 +1,10 @@
 """Conditions under which AD's gradient is the derivative, or a limit of derivatives, over the reals.
 
 A ReLU whose argument is exactly 0, or a window of a max pool whose maximum is attained several times,
-*matters* if its value may have an adjoint other than 0 (`liveness`) and it is not trivial. A window is
-*trivial* if its maximal entries are one function of the parameters near the point (`nearby`: their patches
-are equal where it counts), or if all of them are 0 because the ReLUs before them are off, and stay 0. AD
-gives the derivative where nothing matters.
+*matters* if its value may have an adjoint other than 0, or decides what a window chooses (`liveness`), and it
+is not trivial. A window is *trivial* if its maximal entries are one function of the parameters near the point
+(`nearby`: their patches are equal where it counts), or if all of them are 0 because the ReLUs before them are
+off, and stay 0. AD gives the derivative where nothing matters.
 
 Elsewhere AD's gradient is a limit of derivatives if the parameters can be moved so that each ReLU that
 matters goes off, and the first entry of each window that matters ahead of the others. That asks for linear
