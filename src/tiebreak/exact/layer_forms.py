@@ -123,9 +123,12 @@ class Layers:
         shape = self.graph.nodes[layer.node].shape
         return place if len(shape) == 2 else place // (shape[2] * shape[3])
 
-    def moves_constant(self, layer: Layer) -> bool:
-        """Whether a parameter of its own adds the same to all places of a channel."""
-        return self._constants(layer) is not None
+    def moves_constant(self, layer: Layer, place: Tensor) -> Tensor:
+        """Whether a parameter of its own adds the same to all of a channel, for the channel of each place."""
+        constants = self._constants(layer)
+        if constants == layer.node and layer.affine is not None:
+            return self._scale(layer)[self.channels(layer, place)] != 0
+        return torch.full_like(place, constants is not None, dtype=torch.bool)
 
     def rows(self, layer: Layer, value: Tensor, image: Tensor, place: Tensor) -> Tensor:
         """What the channel's weights, and the constant 1 last, are multiplied with at some places.
@@ -151,8 +154,8 @@ class Layers:
             patch = value[image]
         if layer.affine is not None:  # what a batch norm multiplies by 0 moves nothing behind it
             patch = patch.where((self._scale(layer)[self.channels(layer, place)] != 0)[:, None], 0.0)
-        constant = value.new_full((len(place), 1), float(self.moves_constant(layer)))
-        return torch.cat([patch, constant], 1)
+        constant = self.moves_constant(layer, place).to(patch.dtype)
+        return torch.cat([patch, constant[:, None]], 1)
 
     def forms(self, layer: Layer, value: Ball, demands: Demands) -> Ball:
         """The linear forms of a layer's demands: (number, weights of a channel + 1).

@@ -174,10 +174,9 @@ class Sides:
         self, layer: Layer, demands: Demands, value: Ball, is_lost: Tensor, is_dependent: Tensor
     ) -> None:
         """Judge what is asked of one layer, image by image and channel by channel."""
-        has_constant = self._layers.moves_constant(layer)
         for image, some in self._groups(layer, demands):
             # Kinks alone, behind a bias: lowering it turns all of them off.
-            is_easy = has_constant and bool((some.above < 0).all())
+            is_easy = bool((some.above < 0).all() & self._layers.moves_constant(layer, some.below).all())
             if not is_easy and not bool(is_lost[image]):
                 is_lost[image] = positive_direction(self._layers.forms(layer, value, some)) is None
             if not bool(is_dependent[image]) and not (is_easy and len(some.image) == 1):
