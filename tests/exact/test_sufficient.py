@@ -11,6 +11,7 @@ from as_network import as_network
 from torch import nn
 from torch.nn import functional
 
+from tiebreak.design.axes import UserError
 from tiebreak.exact.graph import NotCertifiableError
 from tiebreak.exact.record import record
 from tiebreak.exact.sufficient import sufficient
@@ -148,6 +149,28 @@ def test_patches_that_differ_behind_relus_that_are_off_are_one_function_nearby()
         assert (found.tied, found.equal, found.derivative) == (1, int(is_one), int(is_one))
         network, point = as_network(model, row(*pixels))
         assert (judge(network, point, rules=Rules()).kind is Kind.CORRECT) == is_one
+
+
+def test_that_a_relu_is_at_0_rests_on_residues():
+    """Numbers of more bits than three primes have: the same network, and it is chosen if it is not 0."""
+    model = relu_model(-(1 + 2.0**-50) * 2.0**-60)
+    model[0].weight.data.fill_(1 + 2.0**-50)
+    found = sufficient(record(model, row(2.0**-60, 1.0))[0], seed=0)
+    assert (found.derivative, found.limit, found.touched) == (1, 0, 1)
+    assert -1000 < found.log2_error <= -40
+
+
+def test_independence_of_equal_patches_rests_on_hashes():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 1)).double()
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+    model[0].weight.data.zero_()
+    model[0].bias.data.zero_()
+    graph, _ = record(model, row(1, 1))
+    for log2_error in (-40.0, -200.0):
+        found = sufficient(graph, log2_error=log2_error, seed=0)
+        assert (found.limit, found.independent) == (1, 1)
+        assert -1000 < found.log2_error <= log2_error
 
 
 class OneBias(nn.Module):
@@ -302,6 +325,42 @@ def test_images_are_taken_one_by_one_or_together():
     images = torch.randint(0, 2, (6, 1, 3, 3), generator=torch.Generator().manual_seed(1)).double()
     graph, _ = record(model, images)
     assert sufficient(graph, seed=0) == sufficient(graph, seed=0, chunk=1)
+
+
+class Divided(nn.Module):
+    """A ReLU of an average pool with a divisor of one's own."""
+
+    def __init__(self, divisor):
+        super().__init__()
+        self.conv, self.divisor = nn.Conv2d(1, 1, 1).double(), divisor
+
+    def forward(self, x):
+        averaged = functional.avg_pool2d(self.conv(x), (1, 2), divisor_override=self.divisor)
+        return functional.relu(averaged).flatten(1)
+
+
+def test_a_pool_that_divides_by_a_number_below_1_is_refused():
+    model = Divided(2)
+    model.conv.weight.data.fill_(1.0)
+    model.conv.bias.data.fill_(-1.0)
+    assert sufficient(record(model, row(0.5, 1.5))[0], seed=0).touched == 1
+    model.divisor = -2
+    with pytest.raises(NotCertifiableError, match="divides by a number outside"):
+        sufficient(record(model, row(0.5, 1.5))[0], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"chunk": 0}, "1 image or more"),
+        ({"log2_error": 0.0}, "below 0"),
+        ({"log2_error": -torch.inf}, "finite"),
+    ],
+)
+def test_options_that_mean_nothing_are_said(options, said):
+    graph, _ = record(relu_model(0.0), row(1, 2))
+    with pytest.raises(UserError, match=said):
+        sufficient(graph, seed=0, **options)
 
 
 def test_what_cannot_be_looked_at_is_said():
