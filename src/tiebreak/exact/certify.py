@@ -22,21 +22,22 @@ from torch.nn import functional
 from tiebreak.design.axes import MINIMAL, PoolJacobian, UserError, member
 from tiebreak.exact.batch_statistics import certify_batch_statistics
 from tiebreak.exact.certificate import Certificate, Evidence, Mode, Verdict
-from tiebreak.exact.contraction import require_exact
-from tiebreak.exact.dyadic import subnormal_numbers_are_kept
-from tiebreak.exact.evaluation import pixel_numbers
 from tiebreak.exact.graph import (
     Affine,
-    AveragePool2d,
     BatchNorm2d,
     Graph,
-    NotCertifiableError,
     Operation,
     Parameter,
 )
 from tiebreak.exact.heights import heights, num_primes
+from tiebreak.exact.preconditions import (
+    require_arithmetic,
+    require_divisors,
+    require_options,
+    require_pixels,
+)
 from tiebreak.exact.record import record, require_trained
-from tiebreak.exact.rules import MOST_DIVISOR, TieRule, label_of, require_rules
+from tiebreak.exact.rules import TieRule, label_of, require_rules
 from tiebreak.exact.run import Progress, Run, silent
 
 LOG2_ERROR = -40.0
@@ -179,13 +180,7 @@ def certify_graph(
     if nonfinite is not None:
         return _without_verdict(labels, mode, seed, nonfinite)
     require_pixels(graph)
-    if not subnormal_numbers_are_kept():
-        raise UserError(
-            "this process replaces subnormal numbers by 0, and then nothing computed is certain. Call "
-            "torch.set_flush_denormal(False) first; threads that were started while it was on keep flushing, "
-            "so if this does not help, call it before anything else is computed."
-        )
-    require_exact(graph.batch.device)
+    require_arithmetic(graph.batch.device)
     if any(isinstance(node.operation, BatchNorm2d) for node in graph.nodes):
         return certify_batch_statistics(
             graph,
@@ -226,33 +221,8 @@ def _check(graph: Graph, cotangent: Tensor, log2_error: float, chunk: int | None
             f"the cotangent must be floating point of the output's shape {shape}, got "
             f"{tuple(cotangent.shape)} of {cotangent.dtype}."
         )
-    if not -math.inf < log2_error < 0:
-        raise UserError(f"log2_error must be a finite number below 0, got {log2_error}. Use -40.")
-    if chunk is not None and chunk < 1:
-        raise UserError(f"chunk must be 1 image or more, or None, got {chunk}.")
-    for node in graph.nodes:
-        if isinstance(node.operation, AveragePool2d):
-            smallest, largest = (float(end) for end in torch.aminmax(node.operation.divisor))
-            if not 1 <= smallest <= largest < MOST_DIVISOR:
-                raise NotCertifiableError(
-                    f"not certifiable, because the average pool at {node.where} divides by a number outside "
-                    f"1 to {MOST_DIVISOR}."
-                )
-
-
-def require_pixels(graph: Graph) -> None:
-    """Make sure that every window of every pool has a pixel in it.
-
-    Raises:
-        NotCertifiableError: one has none.
-    """
-    for index in graph.pools:
-        node = graph.nodes[index]
-        size = graph.nodes[node.inputs[0]].shape[2:]
-        if not bool((pixel_numbers(node, (size[0], size[1]), device=torch.device("cpu")) >= 0).any(0).all()):
-            raise NotCertifiableError(
-                f"not certifiable, because a window of the pool at {node.where} has no pixel in it."
-            )
+    require_options(log2_error=log2_error, chunk=chunk)
+    require_divisors(graph)
 
 
 def nonfinite_place(graph: Graph, cotangent: Tensor) -> str | None:

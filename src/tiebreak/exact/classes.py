@@ -183,8 +183,8 @@ def num_hashes(graph: Graph, *, log2_error: float) -> int:
     return number
 
 
-def log2_collision(graph: Graph, *, num_primes: int) -> float:
-    """Bound of log2 of the probability that different patches got one class in any window.
+def log2_collision(graph: Graph, *, num_primes: int, more_pairs: int = 0) -> float:
+    """Bound of log2 of the probability that different patches got one class in any window, or any pair more.
 
     It counts every window, and not those that float64 left open: these are the machine's. The difference of
     two hashes is a polynomial in the random weights, of degree `hash_degree` at most, and
@@ -197,7 +197,7 @@ def log2_collision(graph: Graph, *, num_primes: int) -> float:
         for node in graph.nodes
         if isinstance(node.operation, MaxPool2d)
     )
-    return num_primes * math.log2(each) + math.log2(max(1, windows))
+    return num_primes * math.log2(each) + math.log2(max(1, windows + more_pairs))
 
 
 def hash_degree(graph: Graph) -> int:

@@ -89,9 +89,14 @@ class Sides:
     Args:
         walk: the part, decided.
         places: of the same images.
+
+    Attributes:
+        pairs: of places whose hashes were compared.
+        merged: places that were taken for another one because of their hashes.
     """
 
     def __init__(self, walk: Walk, places: Places) -> None:
+        self.pairs = self.merged = 0
         self._walk, self._places, self._layers = walk, places, Layers(walk.graph)
         self._is_lost = torch.zeros(len(walk.images), dtype=torch.bool, device=walk.images.device)
         self._is_dependent = self._is_lost.clone()
@@ -201,6 +206,8 @@ class Sides:
             place = place[
                 torch.stack([(which == one).nonzero()[0, 0] for one in range(int(which.max()) + 1)])
             ]
+            self.pairs += len(images) * (len(images) - 1) // 2
+            self.merged += len(images) - len(place)
             images = images[: len(place)]
         numbers, lane = self._walk.fields[0], self._walk.lanes()[0]
         read = self._walk.graph.nodes[layer.node].inputs[0]

@@ -34,9 +34,8 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact import primes as prime_numbers
-from tiebreak.exact.certify import nonfinite_place, require_pixels
+from tiebreak.exact.certify import nonfinite_place
 from tiebreak.exact.classes import log2_collision, num_hashes, other_classes
-from tiebreak.exact.contraction import require_exact
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.evaluation import Windows, patches
 from tiebreak.exact.fixed_point import FixedPoint
@@ -44,6 +43,12 @@ from tiebreak.exact.graph import BatchNorm2d, Graph, NotCertifiableError
 from tiebreak.exact.heights import equality_bits
 from tiebreak.exact.liveness import liveness
 from tiebreak.exact.memory import images_at_a_time
+from tiebreak.exact.preconditions import (
+    require_arithmetic,
+    require_divisors,
+    require_options,
+    require_pixels,
+)
 from tiebreak.exact.residues import Residues
 from tiebreak.exact.run import Progress, silent
 from tiebreak.exact.sides import Places, Sides, WholeBatch
@@ -105,8 +110,9 @@ def sufficient(
         progress: told what comes next.
 
     Raises:
-        NotCertifiableError: an infinity or NaN, batch norm in training mode, or a max pool behind an
-            operation through which patches cannot be followed.
+        NotCertifiableError: an infinity or NaN, batch norm in training mode, an average pool with a divisor
+            below 1, or a max pool behind an operation through which patches cannot be followed.
+        UserError: an error bound that is no probability, or parts of a batch without an image.
 
     Example:
         >>> from torch import nn
@@ -115,6 +121,7 @@ def sufficient(
         >>> sufficient(record(model, torch.ones(1, 1, 2, 2))[0], seed=0).equal
         1
     """
+    require_options(log2_error=log2_error, chunk=chunk)
     if (place := nonfinite_place(graph, torch.zeros(0))) is not None:
         raise NotCertifiableError(f"not certifiable, because there is an infinity or a NaN at {place}.")
     for node in graph.nodes:
@@ -124,25 +131,27 @@ def sufficient(
                 "on each other. Put the network into evaluation mode."
             )
     require_pixels(graph)
-    require_exact(graph.batch.device)
-    number = _NUM_RESIDUES
+    require_divisors(graph)
+    require_arithmetic(graph.batch.device)
+    more = 0
     while True:
-        search = _Search(graph, num_primes=number, log2_error=log2_error, seed=seed)
+        search = _Search(graph, more_primes=more, log2_error=log2_error, seed=seed)
         with torch.no_grad(), torch.autocast(graph.batch.device.type, enabled=False):
             found = search.run(chunk, progress)
         if found.log2_error <= log2_error:
             return found
-        number += 1  # more numbers were taken for equal than so few primes bear out
+        more += 1  # more numbers or patches were taken for equal than so few primes bear out
 
 
 class _Search:
     """One way through the batch with one set of primes, part by part."""
 
-    def __init__(self, graph: Graph, *, num_primes: int, log2_error: float, seed: int) -> None:
+    def __init__(self, graph: Graph, *, more_primes: int, log2_error: float, seed: int) -> None:
         self.graph, self.seed = graph, seed
-        self.primes = prime_numbers.draw_primes(num_primes, seed=seed)
+        self.primes = prime_numbers.draw_primes(_NUM_RESIDUES + more_primes, seed=seed)
         # `num_hashes` leaves half of what may go wrong to the residues.
-        self.hashes = prime_numbers.draw_primes(num_hashes(graph, log2_error=log2_error), seed=seed)
+        hashes = num_hashes(graph, log2_error=log2_error) + more_primes
+        self.hashes = prime_numbers.draw_primes(hashes, seed=seed)
         self.fields = [Residues(prime) for prime in self.primes]
         names = (
             "derivative",
@@ -157,6 +166,8 @@ class _Search:
         )
         self.counts: dict[str, int] = dict.fromkeys(names, 0)
         self.comparisons: Counter[int] = Counter()
+        self.equalities: Counter[int] = Counter()
+        self.pairs, self.merged = 0, 0
         self.whole: WholeBatch | None = WholeBatch()
 
     def run(self, chunk: int | None, progress: Progress) -> Sufficient:
@@ -170,6 +181,7 @@ class _Search:
             walk = Walk(graph, batch, fields=self.fields, wide=wide)
             walk.run()
             self.comparisons.update(walk.comparisons)
+            self.equalities.update({i: n for i, n in walk.equalities.items() if i not in graph.pools})
             self._part(walk, Places(walk, primes=self.hashes, seed=self.seed))
         is_derivative = self.counts["derivative"] == total
         is_limit = not is_derivative and self.whole is not None and self.whole.is_limit()
@@ -196,6 +208,8 @@ class _Search:
                 sides.ask_to_go_off(index, matters)
         is_smooth = ~is_open & ~is_touched
         found = sides.judge(~is_smooth)
+        self.pairs += sides.pairs
+        self.merged += sides.merged
         self.counts["derivative"] += int(is_smooth.sum())
         self.counts["limit"] += int(found.is_limit.sum())
         self.counts["independent"] += int(found.is_independent.sum())
@@ -227,21 +241,27 @@ class _Search:
         self.counts["windows"] += is_tied.numel()
         for name, found in (("tied", is_tied), ("dead", is_dead), ("equal", is_equal)):
             self.counts[name] += int(found.sum())
+        self.equalities[index] += int((is_tied & ~is_dead & ~is_equal).sum())
         matters = is_tied & ~is_dead & ~is_equal & (False if live is None else live)
         sides.ask_for_first(index, others & matters & ~stays_zero)
         sides.stays_zero(matters & stays_zero)
         return matters.flatten(1).any(1)
 
     def _error(self) -> float:
-        """Union bound over what hashes and residues may have taken for equal, where something rests on it."""
-        terms = [log2_collision(self.graph, num_primes=len(self.hashes))] if self.counts["equal"] else []
-        if self.counts["equal"] or self.counts["limit"]:
+        """Union bound over what hashes and residues may have taken for equal, where something rests on it.
+
+        A window of equal patches is tied whatever residues say of it, and dead ones are no matter of residues.
+        """
+        terms: list[float] = []
+        if self.counts["equal"] or self.merged:
+            terms.append(log2_collision(self.graph, num_primes=len(self.hashes), more_pairs=self.pairs))
+        if self.counts["limit"] or self.counts["derivative"]:
             bits = equality_bits(self.graph)
             terms += [
                 math.log2(number)
                 + prime_numbers.log2_error(bits[self.graph.nodes[node].inputs[0]], primes=self.primes)
                 for node, number in self.comparisons.items()
-                if number
+                if number and self.equalities[node]
             ]
         largest = max(terms, default=-math.inf)
         if largest == -math.inf:
