@@ -230,3 +230,19 @@ def test_a_network_of_the_users_is_certified_at_its_checkpoints(here, capsys):
     assert main([*words, "--checkpoint", "none.safetensors"]) == MISTAKE
     assert main([*words, "--seed", "-1"]) == MISTAKE
     assert main(["theory", "certify", "--model", "mine:nothing", "--batch", "batch.safetensors"]) == MISTAKE
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("half()", "the network cannot be run on images of the shape (3, 1, 6, 6) in torch.float32"),
+        ("requires_grad_(False)", "no parameter of the network asks for a derivative"),
+    ],
+)
+def test_a_network_that_cannot_be_certified_is_a_sentence(here, capsys, changed, said):
+    (here / "theirs.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {NET}.{changed}\n")
+    save_file({"images": torch.rand(3, 1, 6, 6)}, here / "batch.safetensors")
+    sys.modules.pop("theirs", None)
+    words = ["theory", "certify", "--model", "theirs:net", "--batch", "batch.safetensors"]
+    assert main(words) == MISTAKE
+    assert said in capsys.readouterr().err
