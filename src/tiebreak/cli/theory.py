@@ -52,16 +52,18 @@ def certify(parsed: argparse.Namespace) -> int:
 
     with loading():
         from tiebreak.auditing.given import read_batch
-        from tiebreak.exact.record import record
+        from tiebreak.exact.record import record, require_trained
         from tiebreak.exact.sufficient import sufficient
         from tiebreak.models.factory import load_model, load_weights
+        from tiebreak.protocols.points import explained_pass
 
     images = read_batch(parsed.batch).images
     model = load_model(parsed.model, seed=parsed.seed).train(parsed.train)
+    require_trained(model)
     for path in parsed.checkpoint or [None]:
         if path is not None:
             load_weights(model, path)
-        graph, _ = record(model, images)
+        graph, _ = record(model, images, forward=explained_pass(model, images))
         found = sufficient(graph, seed=parsed.seed)
         print(f"{parsed.model}{f', weights of {path.name}' if path else ''}, on {parsed.batch.name}")
         left = found.images - found.derivative - found.limit

@@ -128,7 +128,7 @@ def point_of_model(
     require_trained(model)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     images, labels = images.to(device), labels.to(device)
-    graph, output = record(model, images, forward=_explained(model, images))
+    graph, output = record(model, images, forward=explained_pass(model, images))
     classes = output.shape[1]
     if bool(((labels < 0) | (labels >= classes)).any()):
         raise UserError(
@@ -179,7 +179,14 @@ def _jacobian(label: str) -> PoolJacobian:
     return PoolJacobian(beta=beta)
 
 
-def _explained(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+def explained_pass(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """A forward pass of a user's own network that says in a sentence why it cannot be run.
+
+    Args:
+        model: the network.
+        images: (N, ...), what it is run on.
+    """
+
     def forward() -> Tensor:
         try:
             return model(images)
