@@ -173,6 +173,18 @@ def test_independence_of_equal_patches_rests_on_hashes():
         assert -1000 < found.log2_error <= log2_error
 
 
+def test_what_batch_norm_makes_of_0_is_not_the_border():
+    """Behind it a ReLU that is off, or a pixel of 0, has its bias, which is 0 here and can be moved."""
+    conv = nn.Conv2d(1, 1, (1, 2), padding=(0, 1))
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(1, eps=0), conv, nn.MaxPool2d((1, 2)), nn.Flatten())
+    model = model.double().eval()
+    for parameter, value in zip(model.parameters(), (1.0, 0.0, 1.0, 0.0), strict=True):
+        parameter.data.fill_(value)
+    for layers, images in ((model, row(-1, -1)), (model[1:], row(0, 0))):
+        found = sufficient(record(layers, images)[0], seed=0)
+        assert (found.tied, found.equal, found.derivative) == (1, 0, 0)
+
+
 class OneBias(nn.Module):
     """relu(-b) - relu(b) = -b around 0, by layers that share their only parameter: AD gives 0 there."""
 
