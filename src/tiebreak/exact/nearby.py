@@ -7,23 +7,33 @@ nearby. A class here is that of a channel, 0 where the value is 0 and stays so, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from tiebreak.exact import contraction
-from tiebreak.exact.classes import Classes, no_places, of_several_classes
+from tiebreak.exact.classes import Classes, no_places
 from tiebreak.exact.dyadic import residues
 from tiebreak.exact.evaluation import Decision, Windows, gather, patches
-from tiebreak.exact.graph import Conv2d, MaxPool2d, Node, ReLU
+from tiebreak.exact.graph import Affine, Conv2d, MaxPool2d, Node, ReLU
 
 
 class Nearby(Classes):
     """Hashes of functions near a point: (N, channels, rows, columns) residues.
 
     The decision of a ReLU says where it is not off; where its argument is 0 it is not.
+
+    Args:
+        prime: the modulus.
+        seed: of the random weights.
+        mixed: windows whose maximal entries are not all of one class, by pool: what all primes together say,
+            so that one prime by itself takes nothing for equal. Filled in before a pool is passed.
     """
+
+    def __init__(self, prime: int, seed: int, *, mixed: Mapping[Node, Tensor]) -> None:
+        super().__init__(prime, seed)
+        self._several = mixed
 
     def batch(self, x: Tensor) -> Tensor:
         """Pixels, channel by channel; the border is a pixel of 0."""
@@ -40,6 +50,10 @@ class Nearby(Classes):
         )
         found = contraction.exact_conv(x, drawn, spec, reduce=self.reduce) + self._drawn(1, like=x)
         return self.reduce(found).expand(-1, len(weight), -1, -1)
+
+    def affine(self, x: Tensor, operation: Affine) -> Tensor:
+        """No longer 0 where x is: a shift of 0 can be moved."""
+        return self._mixed([x])
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """0 where a ReLU is off."""
@@ -65,7 +79,7 @@ class Nearby(Classes):
 
     def _pool(self, x: Tensor, node: Node, windows: Windows) -> Tensor:
         """That of the chosen entry where all maximal ones have it, else a hash of them all."""
-        differ = of_several_classes([x], node, windows.tied)
+        differ = self._several[node]
         if not bool(differ.any()):
             return gather(x, windows)
         tied = patches(x, node, fill=0.0) * windows.tied

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from tiebreak.exact.bounds import Ball, Balls
-from tiebreak.exact.classes import has_places
+from tiebreak.exact.classes import has_places, of_several_classes
 from tiebreak.exact.decide import Walk
 from tiebreak.exact.directions import are_independent, positive_direction
 from tiebreak.exact.evaluation import Evaluation, Windows
-from tiebreak.exact.graph import Conv2d
+from tiebreak.exact.graph import Conv2d, Node
 from tiebreak.exact.layer_forms import Demands, Layer, Layers, tied_entries
 from tiebreak.exact.nearby import Nearby
 
@@ -47,6 +47,7 @@ class Places:
         keep |= {i for i, node in enumerate(walk.graph.nodes) if isinstance(node.operation, Conv2d)}
         self._keep = frozenset(keep)
         self._lanes: list[Evaluation[Tensor]] | None = None
+        self._mixed: dict[Node, Tensor] = {}
 
     def classes(self, node: int) -> list[Tensor]:
         """Of a convolution or of what a pool reads: (N, channels, rows, columns) for each prime.
@@ -55,8 +56,14 @@ class Places:
             NotCertifiableError: an operation before it through which places cannot be followed.
         """
         if self._lanes is None:  # a network without places may need none
-            kinds = (Nearby(prime, self._seed) for prime in self._primes)
+            kinds = (Nearby(prime, self._seed, mixed=self._mixed) for prime in self._primes)
             self._lanes = [Evaluation(kind, self._graph, self._images, keep=self._keep) for kind in kinds]
+        for index in self._graph.pools:
+            pool, windows = self._graph.nodes[index], self._decisions[index]
+            if index <= node and pool not in self._mixed:
+                assert isinstance(windows, Windows)
+                before = [lane.advance(pool.inputs[0], self._decisions) for lane in self._lanes]
+                self._mixed[pool] = of_several_classes(before, pool, windows.tied)
         return [lane.advance(node, self._decisions) for lane in self._lanes]
 
     def of(self, node: int, image: Tensor, place: Tensor) -> Tensor | None:

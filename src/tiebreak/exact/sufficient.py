@@ -250,7 +250,7 @@ class _Search:
     def _error(self) -> float:
         """Union bound over what hashes and residues may have taken for equal, where something rests on it.
 
-        A window of equal patches is tied whatever residues say of it, and dead ones are no matter of residues.
+        A window of equal patches is tied whatever residues say, and dead ones are no matter of residues.
         """
         terms: list[float] = []
         if self.counts["equal"] or self.merged:
