@@ -306,7 +306,7 @@ def drawn_model(generator):
 def test_nothing_is_certain_that_the_oracle_denies():
     generator = torch.Generator().manual_seed(7)
     seen = dict.fromkeys(("derivative", "limit", "independent", "neither", "denied"), 0)
-    for case in range(160):
+    for case in range(90):
         model, shape = drawn_model(generator)
         number = 1 + case % 2
         images = torch.randint(0, 3, (number, *shape), generator=generator).double()
@@ -329,7 +329,7 @@ def test_nothing_is_certain_that_the_oracle_denies():
                 other = judge(network, point, rules=Rules(proxy=Fraction(proxy)), known=truth.cells)
                 assert other.kind is not Kind.INCORRECT, (case, proxy)
     assert min(seen.values()) > 0, seen
-    assert seen["limit"] > 20, seen
+    assert seen["limit"] > 10, seen
 
 
 def test_images_are_taken_one_by_one_or_together():
