@@ -17,7 +17,7 @@ from tiebreak.report.findings import Standing
 from tiebreak.report.published import compared, read_published
 from tiebreak.report.reproduced import HELD
 from tiebreak.report.stats import mean_interval
-from tiebreak.report.training_claims import forwards, high_norms, low_norms, reduces
+from tiebreak.report.training_claims import forwards, high_norms, low_norms, reduces, single_errors
 from tiebreak.report.verdicts import Evidence, Verdict, of_counts, of_means, of_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +133,21 @@ def test_the_blended_forward_alone_loses_runs():
     ]
     found = {finding.where: finding.standing for finding in judged(forwards, *rows)}
     assert found == {"fp16_rounded, beta = 1000": Standing.SUPPORTED}  # other betas are not what is claimed
+
+
+def test_one_error_alone_is_held_against_all_of_the_operator():
+    rows = [
+        runs(kind * 6, beta=beta, precision="bf16", forward=forward, accuracy=0.98)
+        for forward, at_fatal in (("blended", "d"), ("blended_value", "n"), ("blended_gradient", "c"))
+        for beta, kind in ((100, "c"), (1_000, at_fatal))
+    ]
+    found = {finding.where: finding for finding in judged(single_errors, *rows)}
+    value, gradient = (found[f"bf16, rounded {what}, beta = 1000"] for what in ("value", "gradient"))
+    assert (value.standing, gradient.standing) == (Standing.SUPPORTED, Standing.CONTRADICTED)
+    assert "alone 0 of 6, mean accuracy 98." in gradient.numbers
+    few = [row[:2] for row in rows]
+    assert {finding.standing for finding in judged(single_errors, *few)} == {Standing.UNDECIDED}
+    assert not judged(single_errors, *rows[:2])
 
 
 def test_the_first_epoch_is_asked_of_the_blended_forward_in_16_bits():

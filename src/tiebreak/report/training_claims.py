@@ -233,3 +233,38 @@ def forwards(tables: Tables) -> Iterator[Finding]:
             numbers=f"lost: blended {left[0]} of {left[1]}, exact {right[0]} of {right[1]}, p = {p:.2g} "
             "(Holm)",
         )
+
+
+def single_errors(tables: Tables) -> Iterator[Finding]:
+    """Whether one rounding error of the blended operator loses the runs that all of it loses."""
+    by_where = dict(_arms(tables))
+    found = []
+    for where, blended in by_where.items():
+        ending = f"{Forward.BLENDED} forward"
+        if not where.endswith(f", {ending}") or blended.iloc[0]["precision"] not in _SIXTEEN_BITS:
+            continue
+        for forward, words in (
+            (Forward.BLENDED_VALUE, "rounded value"),
+            (Forward.BLENDED_GRADIENT, "rounded gradient"),
+        ):
+            control = by_where.get(where.replace(ending, f"{forward} forward"))
+            if control is None:
+                continue
+            one, whole = (arm[arm["beta"] == FATAL] for arm in (control, blended))
+            if len(one) and len(whole):
+                found.append((f"{where.removesuffix(f', {ending}')}, {words}", one, whole))
+    lost = [(lost_of(one), lost_of(whole)) for _, one, whole in found]
+    adjusted = holm([fisher_more_often(*whole, *one) for one, whole in lost]) if found else []
+    for (where, one, _), (left, right), p in zip(found, lost, adjusted, strict=True):
+        standing = Standing.UNDECIDED
+        if right[0] and p < LEVEL:
+            standing = Standing.CONTRADICTED
+        elif min(left[1], right[1]) >= LEAST_RUNS and left == (left[1], left[1]):
+            standing = Standing.SUPPORTED
+        mean = f", mean accuracy {100 * one['final_test_accuracy'].mean():.1f} %" if left[0] < left[1] else ""
+        yield Finding(
+            where=f"{where}, beta = {FATAL:g}",
+            standing=standing,
+            numbers=f"lost: alone {left[0]} of {left[1]}{mean}; all of the operator {right[0]} of "
+            f"{right[1]}, p = {p:.2g} (Holm)",
+        )
