@@ -114,7 +114,7 @@ _TAKES: Mapping[Family, _Takes] = MappingProxyType(
 )
 
 MOST_NEURONS = 64
-"""More parameters than this have no more points that can be numbered than these."""
+"""Also entries. Two numbers have 2**64 points in as many parameters, more than can be numbered."""
 
 MOST_NUMBERS = 1024
 """Of a set that is written out."""
@@ -130,7 +130,8 @@ class Enumeration(AnyMeasure):
         function: of its neurons; auto for relu, or none.
         num_neurons: of a sum or a layer, or entries of a maximum; 0 for the fewest.
         inputs: of a minibatch or a convolution: numbers, with commas or as a list.
-        proxy: what AD takes at kinks: torch, left, right, or a number such as 1/2; auto for torch.
+        proxy: what AD takes at kinks: torch, left, right, or a number such as 1/2; auto for
+            torch, and left of stairs, which torch has not.
         ties: what AD takes at ties; auto for the first.
         num_points: how many points the replicate draws; 0 for each once.
         judge: also ask the oracle, in rationals and at every touched point, whether what AD gives is a limit
@@ -263,8 +264,10 @@ _NUMBER = re.compile(r"[+-]?\d{1,18}(/[1-9]\d{0,17}|\.\d{1,18})?")
 def _machine(value: Any) -> str:
     """The one spelling of a machine set."""
     text = str(value).lower() if isinstance(value, str) else ""
-    if text in set(FormatName) - {FormatName.FP32} or largest_integer(text):
+    if text in set(FormatName) - {FormatName.FP32}:
         return text
+    if (largest := largest_integer(text)) is not None:
+        return f"m{2 * largest + 1}"  # m05 is m5
     try:
         numbers = sorted(set(_numbers(value, key="protocol.machine")))
     except DesignError:

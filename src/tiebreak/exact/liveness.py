@@ -1,7 +1,7 @@
-"""Where the adjoint of a value may be other than 0, whatever the loss.
+"""Where the adjoint of a value may be other than 0, whatever the loss, or its size decides what a pool takes.
 
-A ReLU at 0 that a pool does not choose, or behind which all is off, is of no consequence: its adjoint is 0,
-whatever AD takes at kinks.
+A ReLU at 0 behind which all is off is of no consequence: its adjoint is 0, whatever AD takes at kinks. So is
+one that a pool does not choose, unless it is tied with what the pool chooses, since nearby it may be ahead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from tiebreak.exact.graph import (
 def liveness(walk: Walk) -> dict[int, Tensor]:
     """Where the adjoint of a value may be other than 0, or its size decides what a pool chooses.
 
-    Pools send the adjoint to the first of several maximal entries, ReLUs at 0 let it through.
+    Pools send the adjoint to the first of several maximal entries, ReLUs at 0 let it through. The other
+    maximal entries are followed back to the layer whose movement decides between them.
 
     Args:
         walk: a part of a batch, decided.

@@ -82,7 +82,7 @@ class Judgement:
     Attributes:
         is_limit: (images,) bool, where AD's sides can be reached.
         is_independent: (images,) bool, where every choice of sides of ReLUs can, and no window matters.
-        forms: of all images, by group.
+        forms: of all images, by group; of use only where no image that asked is without a direction.
     """
 
     is_limit: Tensor
@@ -121,10 +121,10 @@ class Sides:
             image, place = zeros.flatten(1).nonzero(as_tuple=True)
             self._ask(source, image, above=None, below=place)
         else:
-            self.stays_zero(zeros)
+            self.mark_dependent(zeros)
 
-    def stays_zero(self, where: Tensor) -> None:
-        """Take note of zeros that are 0 only as long as the ReLUs at 0 before them go off.
+    def mark_dependent(self, where: Tensor) -> None:
+        """Mark images with zeros that stay 0 if the ReLUs at 0 before them go off, not for every choice.
 
         Args:
             where: (N, ...) bool.

@@ -7,15 +7,15 @@ is not trivial. A window is *trivial* if its maximal entries are one function of
 off, and stay 0. AD gives the derivative where nothing matters.
 
 Elsewhere AD's gradient is a limit of derivatives if the parameters can be moved so that each ReLU that
-matters goes off, and the first entry of each window that matters ahead of the others. That asks for linear
-forms of each layer's own parameters (`layer_forms`) to be positive along some direction (`sides`). If no
-window matters and, for each layer and channel, the patches of all ReLUs that do are linearly independent,
-every choice of sides can be reached, and not only AD's: AD is right wherever there is a derivative, whatever
-it takes at 0.
+matters goes off, and the first entry of each window that matters comes to be ahead of the others. That asks
+for linear forms of each layer's own parameters (`layer_forms`) to be positive along some direction (`sides`).
+If no window matters and, for each layer and channel, the patches of all ReLUs that do are linearly
+independent, every choice of sides can be reached, and not only AD's: AD is right wherever there is a
+derivative, whatever it takes at 0.
 
 All are sufficient and not necessary. A statement is wrong only if two different patches or two different
-numbers were taken for equal, which has the probability `Sufficient.log2_error`; whatever else is not certain
-counts against it.
+numbers were taken for equal, with a probability of at most 2**`Sufficient.log2_error`; whatever else is not
+certain counts against it.
 
 Source:
     The first condition is T9 of docs/theory.md, with entries that are identical or off; the last is T10.
@@ -72,8 +72,8 @@ class Sufficient:
         touched: those whose argument is exactly 0, whether or not they matter.
         windows: of all max pools and images.
         tied: those whose maximum is attained several times.
-        equal: tied windows whose maximal entries are of equal patches.
-        dead: other tied windows whose maximal entries are ReLUs that are off.
+        equal: tied windows, apart from dead ones, whose maximal entries are of equal patches.
+        dead: tied windows whose maximal entries are ReLUs that are off.
         log2_error: bound of log2 of the probability that a statement is wrong; -inf if none rests on chance.
     """
 
@@ -110,9 +110,11 @@ def sufficient(
         progress: told what comes next.
 
     Raises:
-        NotCertifiableError: an infinity or NaN, batch norm in training mode, an average pool with a divisor
-            below 1, or a max pool behind an operation through which patches cannot be followed.
-        UserError: an error bound that is no probability, or parts of a batch without an image.
+        NotCertifiableError: an infinity or NaN, batch norm in training mode, a window without a pixel, an
+            average pool with a divisor that the bounds are not made for, a device whose sums are not plain
+            ones, or a max pool behind an operation through which patches cannot be followed.
+        UserError: an error bound that is no probability, parts of a batch without an image, or a process that
+            replaces subnormal numbers by 0.
 
     Example:
         >>> from torch import nn
@@ -230,9 +232,8 @@ class _Search:
         if touched is not None:
             is_dead = stays_zero & ~(patches(touched, node, fill=0) & decision.tied).any(0)
         elif any(bool(zeros.any()) for zeros in walk.zeros.values()):
-            is_dead = torch.zeros_like(
-                is_tied
-            )  # a ReLU further up is neither on nor off, and not followed here
+            # One of these may be further up: neither on nor off, and not followed here.
+            is_dead = torch.zeros_like(is_tied)
         is_equal = is_tied & ~is_dead
         others = torch.zeros_like(decision.tied)
         if bool(is_equal.any()):
@@ -244,7 +245,7 @@ class _Search:
         self.equalities[index] += int((is_tied & ~is_dead & ~is_equal).sum())
         matters = is_tied & ~is_dead & ~is_equal & (False if live is None else live)
         sides.ask_for_first(index, others & matters & ~stays_zero)
-        sides.stays_zero(matters & stays_zero)
+        sides.mark_dependent(matters & stays_zero)
         return matters.flatten(1).any(1)
 
     def _error(self) -> float:
