@@ -92,6 +92,18 @@ def test_axes_of_max_pooling_are_refused(overrides, words):
         compose_run(["protocol=correctness", "protocol.statement=t1", *overrides], device=cpu)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["protocol.famly=maximum"], r"no key protocol.famly. Did you mean protocol.family\?"),
+        (["pool.beta=3"], r"pool.beta is no axis .*; keys: .*protocol.family, (?!.*protocol.statement)"),
+    ],
+)
+def test_the_keys_named_are_those_of_the_chosen_protocol(overrides, words):
+    with pytest.raises(DesignError, match=words):
+        compose_run(["protocol=enumeration", *overrides], device=cpu)
+
+
 def test_a_statement_has_to_be_named():
     with pytest.raises(DesignError, match=r"protocol.statement has no value"):
         compose_run(["protocol=correctness"], device=cpu)

@@ -153,7 +153,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> str:
         return f"{group} must be one of {', '.join(options)}, got {value!r}.{hint}"
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         root = root_of(overrides)
-        key, keys = match.group(1) or match.group(2), _all_keys(root)
+        key, keys = match.group(1) or match.group(2), _all_keys(root, _chosen(overrides))
         if key not in keys and key in _all_keys(ROOTS[Cell]):
             return f"{key} is no axis of the study of this protocol. Leave it out; keys: {', '.join(keys)}."
         if key not in keys:
@@ -175,9 +175,14 @@ def one_line(error: Exception) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _all_keys(root: str) -> list[str]:
+def _chosen(overrides: Sequence[str]) -> list[str]:
+    """Of the overrides those that choose a protocol; of a sweep its first."""
+    return [override.partition(",")[0] for override in overrides if override.startswith("protocol=")]
+
+
+def _all_keys(root: str, chosen: Sequence[str] = ()) -> list[str]:
     with hydra_open():
-        config = compose(config_name=root)
+        config = compose(config_name=root, overrides=list(chosen))
     keys = []
 
     def walk(tree: Mapping[str, Any], prefix: str) -> None:
