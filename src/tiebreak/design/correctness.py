@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from tiebreak.design.any_cell import AnyCell
 from tiebreak.design.axes import DesignError, Device, whole_number
-from tiebreak.design.enumeration import Enumeration, FormatName
+from tiebreak.design.enumeration import Enumeration
+from tiebreak.design.machine_numbers import FormatName
 from tiebreak.design.settings import AnyMeasure
 
 

@@ -40,6 +40,9 @@ _RECIPES = {
     str(Threshold.RELATIVE): "relative threshold (64 unit roundoffs)",
 }
 
+_LEAST_PANEL_INCHES = 1.3
+"""Narrower, the words above and below the panels of a histogram run into each other."""
+
 _TICK_POINTS = 24.0  # that the words of a tick need
 _LETTER_POINTS = 4.0  # of a letter below an axis
 
@@ -139,7 +142,8 @@ def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
     shift = dict(zip(jacobians, offsets(len(jacobians), width=0.86), strict=True))
     width = 0.86 / len(jacobians)
     with paper_style():
-        figure = new_figure(width=PAGE_INCHES, height=0.9 + 1.15 * len(names))
+        page = max(PAGE_INCHES, _LEAST_PANEL_INCHES * len(columns))
+        figure = new_figure(width=page, height=0.9 + 1.15 * len(names))
         panels = grid(figure, rows=names, columns=columns)
         for (name, title, jacobian), group in groups(gaps, "precision", "context", "jacobian"):
             x = (
@@ -163,7 +167,7 @@ def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
                 else:
                     del places[1], words[1]
                 axes.set_xlim(low - 2.25, high + (3.25 if has_nonfinite else 1.25))
-                decade_points = 72 * 0.85 * PAGE_INCHES / len(columns) / (high - low + 5.5)
+                decade_points = 72 * 0.85 * page / len(columns) / (high - low + 5.5)
                 ticks = _decade_ticks(low, high + 1, away_from=places, least=_TICK_POINTS / decade_points)
                 # Every panel of a column has the same axis: its words stand once, below the last.
                 is_last = name == names[-1]

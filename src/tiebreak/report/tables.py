@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from tiebreak.design.correctness import Place, Statement
-from tiebreak.design.enumeration import Family, FormatName, Function, TieRule
+from tiebreak.design.enumeration import Family, Function, TieRule
+from tiebreak.design.machine_numbers import FormatName
 from tiebreak.design.study import Study
 from tiebreak.records.session import OutcomeKind
 from tiebreak.records.store import RecordStore

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tiebreak.design.correctness import Place
-from tiebreak.design.enumeration import FormatName
+from tiebreak.design.machine_numbers import FormatName
 from tiebreak.report.order import COARSE_TO_FINE
 from tiebreak.report.style import MUTED, OKABE_ITO, PAGE_INCHES, new_figure, paper_style
 from tiebreak.report.wording import count, listed, percent

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tiebreak.design.axes import UserError
-from tiebreak.design.enumeration import FormatName
+from tiebreak.design.machine_numbers import FormatName
 
 _MOST_LISTED = 2**17
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from tiebreak.design.enumeration import Enumeration, Family, Function, TieRule, largest_integer, numbers_in
+from tiebreak.design.enumeration import Enumeration, Family, Function, TieRule
+from tiebreak.design.machine_numbers import largest_integer, numbers_in
 from tiebreak.theory import bounds, families
 from tiebreak.theory.activations import (
     ABS,
