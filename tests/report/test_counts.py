@@ -7,8 +7,9 @@ import math
 import pandas as pd
 import pytest
 
+from tiebreak.design.enumeration import LETTERS
 from tiebreak.report.counts import count_sentences, count_table
-from tiebreak.report.counts_figures import LETTERS, bounds_figure, maps_figure
+from tiebreak.report.counts_figures import bounds_figure, maps_figure
 from tiebreak.report.rules_figures import (
     hierarchy,
     hierarchy_figure,
@@ -135,12 +136,6 @@ def test_a_map_has_a_square_a_point_and_shows_what_is_wrong_most(counts, lines):
     assert image.origin == "lower"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("w1", "w2")
     assert axes.get_title(loc="left") == "a relu_relu\n-1 at kinks"
-
-
-def test_the_letters_are_those_of_the_protocol():
-    from tiebreak.theory import counting
-
-    assert counting.LETTERS == LETTERS
 
 
 def test_proxies_are_in_the_order_of_numbers(counts):

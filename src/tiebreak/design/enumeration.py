@@ -105,6 +105,9 @@ _TAKES: Mapping[Family, _Takes] = MappingProxyType(
     }
 )
 
+LETTERS = "cis"
+"""How a row `map_line` spells what a point is: correct, incorrect, singular."""
+
 MOST_NEURONS = 64
 """Also entries. Two numbers have 2**64 points in as many parameters, more than can be numbered."""
 

@@ -11,10 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from tiebreak.design.enumeration import LETTERS
 from tiebreak.report.style import MUTED, OKABE_ITO, PAGE_INCHES, new_figure, paper_style
-
-LETTERS = "cis"
-"""What a point of a map is: correct, incorrect, singular."""
 
 _Numbers = pd.Series | np.ndarray
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tiebreak.design.axes import Device, UserError
-from tiebreak.design.enumeration import Enumeration
+from tiebreak.design.enumeration import LETTERS, Enumeration
 from tiebreak.records.session import Outcome, OutcomeKind, Session
 from tiebreak.theory.enumeration import CHUNK, LARGEST_STEP, verdicts
 from tiebreak.theory.exactness import require_exact
@@ -37,8 +37,6 @@ MOST_MAPPED = 63
 """Numbers of M of a map of two parameters."""
 
 CORRECT, INCORRECT, SINGULAR = range(3)
-LETTERS = "cis"
-"""How a map spells what a point is: correct, incorrect, singular."""
 
 _CODES = {Kind.CORRECT: CORRECT, Kind.INCORRECT: INCORRECT, Kind.NOT_DIFFERENTIABLE: SINGULAR}
 
