@@ -10,31 +10,32 @@ from torch import nn
 from torch.nn import functional
 from zones import digits, photos
 
-from tiebreak.design.axes import PoolJacobian
+from tiebreak.design.axes import NATIVE, PoolJacobian
 from tiebreak.design.cell import Network
 from tiebreak.models import build
 
 
-def stepper(model: nn.Module, images, labels):
-    """A function that makes one SGD step."""
+def stepper(model: nn.Module, images, labels, *, steps: int):
+    """A function that makes some SGD steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def plainly(step):
-    """The step with PyTorch's operations only."""
-
     def run() -> None:
-        with without_kernels():
-            step()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
 
     return run
+
+
+def plainly(run):
+    """The same with PyTorch's operations only."""
+
+    def run_plainly() -> None:
+        with without_kernels():
+            run()
+
+    return run_plainly
 
 
 def main() -> None:
@@ -48,49 +49,36 @@ def main() -> None:
         network = Network(arch=arch)  # pyright: ignore[reportArgumentType]
         images, labels = (tensor.to(options.device) for tensor in batches[0])
 
-        def model(jacobian, relu: type[nn.Module] = nn.ReLU, network=network, channels=channels) -> nn.Module:
-            made = build(network, num_classes=10, in_channels=channels, jacobian=jacobian, relu=relu, seed=0)
-            return made.to(options.device)
+        def made(
+            jacobian=NATIVE,
+            relu: type[nn.Module] = nn.ReLU,
+            *,
+            pool=None,
+            network=network,
+            channels=channels,
+            batch=(images, labels),
+            steps=steps,
+        ):
+            model = build(network, num_classes=10, in_channels=channels, jacobian=jacobian, relu=relu, seed=0)
+            model = with_pools(model, pool) if pool else model
+            return stepper(model.to(options.device), *batch, steps=steps)
 
-        native = stepper(with_pools(model(PoolJacobian()), lambda: nn.MaxPool2d(2)), images, labels)
-
-        def repeated(step, steps=steps):
-            def run() -> None:
-                for _ in range(steps):
-                    step()
-
-            return run
-
-        for name, one, goal in (
-            ("beta 0", stepper(model(PoolJacobian()), images, labels), target),
-            ("beta 1", stepper(model(PoolJacobian(beta=1)), images, labels), target),
-            ("beta 100", stepper(model(PoolJacobian(beta=100)), images, labels), target),
-            (
-                "beta 100, PyTorch's operations",
-                plainly(stepper(model(PoolJacobian(beta=100)), images, labels)),
-                1.15,
-            ),
-            (
-                "published pool",
-                stepper(with_pools(model(PoolJacobian()), lambda: PublishedPool(1.0)), images, labels),
-                None,
-            ),
-            (
-                "published pool and ReLU",
-                stepper(
-                    with_pools(model(PoolJacobian(), PublishedReLU), lambda: PublishedPool(1.0)),
-                    images,
-                    labels,
-                ),
-                None,
-            ),
+        native = made(pool=lambda: nn.MaxPool2d(2))
+        for name, ours, goal in (
+            ("beta 0", made(), target),
+            ("beta 1", made(PoolJacobian(beta=1)), target),
+            ("beta 100", made(PoolJacobian(beta=100)), target),
+            ("beta 100, PyTorch's operations", plainly(made(PoolJacobian(beta=100))), 1.15),
+            ("no max pool, the average", made(pool=lambda: nn.AvgPool2d(2)), None),
+            ("published pool", made(pool=lambda: PublishedPool(1.0)), None),
+            ("published pool and ReLU", made(relu=PublishedReLU, pool=lambda: PublishedPool(1.0)), None),
         ):
             goal = 1.02 if options.device == "cuda" and goal else goal
             rows.append(
                 ratios.ratio(
                     f"training step {arch}, batch 128, fp32, {name}",
-                    repeated(one),
-                    repeated(native),
+                    ours,
+                    native,
                     baseline="the step with nn.MaxPool2d",
                     repeats=options.repeats,
                     target=goal,

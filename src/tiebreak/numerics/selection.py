@@ -46,8 +46,7 @@ def has_entry(mask: Tensor, entry: int) -> Tensor:
 
 def marked(mask: Tensor, entry: int) -> Tensor:
     """`has_entry` for a mask in a signed integer format: all bits set where it is marked, none elsewhere."""
-    highest = 8 * mask.element_size() - 1
-    return (mask[entry // 8] << highest - entry % 8).bitwise_right_shift_(highest)
+    return (mask[entry // 8] >> entry % 8).bitwise_and_(1).neg_()
 
 
 def favoured(mask: Tensor, *, jacobian: PoolJacobian) -> Tensor:
