@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from tiebreak.design.axes import UserError
+from tiebreak.report.nearest import Answer, Row, Tables, arch_of, nearest
 from tiebreak.report.paired import holm
-from tiebreak.report.reproduced import Answer, Row, Tables, arch_of, held_by, nearest, rule_of
+from tiebreak.report.reproduced import held_by, rule_of
 from tiebreak.report.verdicts import Evidence, Verdict, verdict
 
 COLUMNS = (

@@ -43,6 +43,17 @@ class Estimate:
     high: float
     num: int
 
+    @classmethod
+    def without_interval(cls, mean: float, sd: float, num: int) -> Estimate:
+        """One whose interval nobody asks for.
+
+        Args:
+            mean: as of an estimate.
+            sd: as of an estimate.
+            num: as of an estimate.
+        """
+        return cls(mean=mean, sd=sd, low=math.nan, high=math.nan, num=num)
+
     @property
     def has_interval(self) -> bool:
         """Whether both ends are numbers."""

@@ -1,0 +1,84 @@
+"""The cell of our records that is nearest to a published number, and what it says of it.
+
+A number is compared with the cell that is nearest to what was published: the blended forward, which is the
+published operator; the same network, data set, optimizer, batch norm and beta; the same precision or, for
+fp16, fp16 rounded after each operation; the same images or else their re-compression, which is said.
+Whatever still differs (epochs, learning rate, device) stands beside the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tiebreak.report.verdicts import Evidence
+from tiebreak.report.wording import data_words
+
+STAND_INS = {"fp16": ("fp16", "fp16_rounded"), "amp16": ("amp16",)}
+"""Formats that a published one may be compared with, the nearest first."""
+
+RECOMPRESSED = {"cifar10": ("cifar10-jpeg",)}
+"""Folders of images that stand in for a data set."""
+
+Row = Mapping[Any, Any]
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the records say about one published number.
+
+    Args:
+        cell: the cell that answers.
+        value: reproduced, in the unit of the published number; NaN where every run was lost.
+        low: lower end of its 95 % interval; NaN without one.
+        high: upper end.
+        num: runs or initialisations behind it.
+        evidence: for and against.
+        words: what the number leaves out: runs lost, what differs in the setting.
+    """
+
+    cell: str
+    value: float
+    low: float
+    high: float
+    num: int
+    evidence: Evidence
+    words: str = ""
+
+
+def nearest(row: Row, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table that a published number may be compared with, the nearest first."""
+    source, precision = data_words(table), table["precision"]
+    sources = (row["data"], *RECOMPRESSED.get(row["data"], ()))
+    formats = STAND_INS.get(row["precision"], (row["precision"],))
+    fits = (table["arch"] == arch_of(row)) & source.isin(sources) & precision.isin(formats)
+    if row["batch_norm"] is not None:
+        fits &= table["batch_norm"] == row["batch_norm"]
+    if row["optimizer"] and "optimizer" in table:
+        fits &= table["optimizer"] == row["optimizer"]
+    kept = table[fits].assign(
+        far_source=source[fits].map(sources.index), far_precision=precision[fits].map(formats.index)
+    )
+    return kept.sort_values(["far_source", "far_precision"], kind="stable")
+
+
+def arch_of(row: Row) -> str:
+    """The published network as ours are named."""
+    return "densenet121_published" if row["arch"] == "densenet121" else row["arch"]
+
+
+def differs(row: Row, cell: Row) -> list[str]:
+    """What is not as published, besides what every comparison has."""
+    words = []
+    if cell["precision"] != row["precision"]:
+        words.append(f"{cell['precision']} for {row['precision']}")
+    folder = cell.get("folder")
+    if isinstance(folder, str) and folder and folder != row["data"]:
+        words.append(f"images of {folder} for {row['data']}: JPEG re-compressions")
+    if cell.get("device") == "cpu":
+        words.append("CPU for GPU")
+    return words

@@ -1,0 +1,150 @@
+"""Published numbers of gradients, answered from ours: shares, histograms, ties, zero programs."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+
+from tiebreak.design.axes import PoolJacobian
+from tiebreak.report.nearest import Answer, Row, Tables, differs, nearest
+from tiebreak.report.panels import rule
+from tiebreak.report.stats import Estimate
+from tiebreak.report.verdicts import (
+    LEAST_INITS,
+    LOG_MARGIN,
+    Evidence,
+    of_constant,
+    of_means,
+    of_rank,
+)
+
+_PERCENT = 100.0
+
+
+def share(row: Row, tables: Tables, *, column: str = "share_above_threshold") -> Answer | None:
+    """Share of an initialisation's mini-batches whose gap passes the published threshold."""
+    if "shares" not in tables or "zones" not in tables:
+        return None
+    zones = tables["zones"]
+    zones = zones[(zones["recipe"] == "published") & zones["cell"].isin(tables["shares"]["cell"])]
+    zones = zones[(rule(zones) == "minimal") & (zones["dither"] == 0)].drop_duplicates("cell")
+    size = re.search(r"batch(\d+)", row["id"])
+    # Without a word on them the published networks of zones have 128 images a batch.
+    near = nearest(row, zones[zones["batch_size"] == (int(size[1]) if size else 128)])
+    if not len(near):
+        return None
+    order = ["far_source", "far_precision", "num_inits"]
+    cell = near.sort_values(order, ascending=[True, True, False], kind="stable").iloc[0].to_dict()
+    shares = tables["shares"]
+    mine = shares[(shares["cell"] == cell["cell"]) & (shares["recipe"] == "published")]
+    values = mine[column].to_numpy(dtype=float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    words = [
+        *differs(row, cell),
+        f"initialisations from {_PERCENT * values.min():.1f} to {_PERCENT * values.max():.1f} %, "
+        f"{int(cell['num_draws']) // len(values)} mini-batches each",
+    ]
+    return Answer(
+        cell=cell["cell"], value=float(values.mean()), low=cell[f"{column}_low"], high=cell[f"{column}_high"],
+        num=len(values), evidence=of_rank(row["value"], values), words="; ".join(words),
+    )  # fmt: skip
+
+
+def share_of_zeros(row: Row, tables: Tables) -> Answer | None:
+    """Gaps of exactly 0: the published network is LeNet-5 on MNIST, by the number of its mini-batches."""
+    if not re.search("threshold", row["id"]):
+        return None
+    named = {**row, "arch": row["arch"] or "lenet5", "data": row["data"] or "mnist", "batch_norm": False}
+    return share(named, tables, column="share_zero")
+
+
+def share_in_decade(row: Row, tables: Tables) -> Answer | None:
+    """A decade of a published histogram, whose statistic is the sum of l1 norms: shown beside, not tested.
+
+    The published draws are one initialisation; ours are many, and a decade's share has no spread of its own.
+    """
+    edges = re.search(r"\[(\S+), \S+\)", row["quantity"])
+    histogram = "norm_gaps_l1" if row["id"].startswith("gaps.normpool") else "gaps_l1"
+    if edges is None or histogram not in tables or not re.search("threshold|normpool", row["id"]):
+        return None
+    gaps = tables[histogram]
+    named = {**row, "arch": row["arch"] or "lenet5", "data": row["data"] or "mnist", "batch_norm": None}
+    near = nearest(named, gaps[(gaps["beta"] == 1) & (gaps["device"] == _device(row))])
+    if not len(near):
+        return None
+    cell = near[near["cell"] == near.iloc[0]["cell"]]
+    mine = cell[(cell["bin"] == "decade") & (cell["decade"] == round(math.log10(float(edges[1]))))]
+    return Answer(
+        cell=str(cell.iloc[0]["cell"]), value=float(mine["share_draws"].sum()), low=math.nan, high=math.nan,
+        num=int(cell["num_inits"].max()), evidence=Evidence(),
+        words="; ".join([*differs(row, cell.iloc[0].to_dict()), "one published initialisation; no test"]),
+    )  # fmt: skip
+
+
+def _device(row: Row) -> str:
+    """Histograms named after the device were made on it; of the others a CPU's are shown."""
+    return "cuda" if "gpu" in row["id"] else "cpu"
+
+
+def share_tied(row: Row, tables: Tables) -> Answer | None:
+    """Share of a pool's windows that tie at 0 or above it, at initialisation."""
+    parts = re.search(r"of pool (\d) tied (at|above) 0$", row["quantity"])
+    if parts is None or "ties" not in tables:
+        return None
+    ties, column = tables["ties"], "share_at_zero" if parts[2] == "at" else "share_above_zero"
+    near = nearest(row, ties[(ties["pool"] == int(parts[1]) - 1) & (ties["dither"] == 0)])
+    if not len(near):
+        return None
+    order = ["far_source", "far_precision", "num_inits"]
+    cell = near.sort_values(order, ascending=[True, True, False], kind="stable").iloc[0].to_dict()
+    mean, number = cell[column], int(cell["num_inits"])
+    if row["value"] == 0 or mean == 0:
+        evidence = Evidence(same=row["value"] == mean and number >= LEAST_INITS)
+    else:
+        error = (cell[f"{column}_high"] - cell[f"{column}_low"]) / (2 * 1.96 * mean * math.log(10))
+        ours = Estimate.without_interval(math.log10(mean), error * math.sqrt(number), number)
+        theirs = Estimate.without_interval(math.log10(row["value"]), math.nan, 1)
+        evidence = Evidence() if math.isnan(error) else of_means(theirs, ours, margin=LOG_MARGIN)
+    return Answer(
+        cell=cell["cell"], value=mean, low=cell[f"{column}_low"], high=cell[f"{column}_high"], num=number,
+        evidence=evidence, words="; ".join(differs(row, cell)),
+    )  # fmt: skip
+
+
+def zero_program(row: Row, tables: Tables) -> Answer | None:
+    """Derivative of a program that computes 0: every run of ours, digit for digit."""
+    if "zero" not in tables:
+        return None
+    parts = re.match(r"zero\.(max|relu)\.(equal|distinct)", row["id"])
+    time = re.search(r"t=(\S+)$", row["quantity"])
+    zero = tables["zero"]
+    mine = zero[
+        (zero["precision"] == (row["precision"] or "fp32"))
+        & (zero["program"] == (parts[1] if parts else ""))
+        & (zero["entries"] == (parts[2] if parts else ""))
+    ]
+    mine = mine[mine["t"] == float(time[1])] if time else mine
+    if not len(mine):
+        return None
+    values = mine["derivative"].astype(float).tolist()
+    return Answer(
+        cell=str(mine.iloc[0]["cell"]), value=values[0], low=math.nan, high=math.nan, num=len(values),
+        evidence=of_constant(row["value"], values), words=f"{len(values)} runs, every one a constant",
+    )  # fmt: skip
+
+
+def norm(row: Row, tables: Tables) -> Answer | None:
+    """The norm of the Jacobian, from its formula; it was published with three or four digits."""
+    tied = re.search(r"with (\d) maxima", row["quantity"])
+    if tied is None:
+        return None
+    value = PoolJacobian(beta=row["beta"]).norm(int(tied[1]))
+    same = math.isclose(value, row["value"], rel_tol=1.5e-3)
+    return Answer(
+        cell="", value=value, low=math.nan, high=math.nan, num=1,
+        evidence=Evidence(same=same, p_apart=math.nan if same else 0.0), words="from the formula, no record",
+    )  # fmt: skip
