@@ -91,6 +91,20 @@ def test_tables_can_be_sorted_and_downloaded(soup, tables_folder):
     assert rows == list(csv.reader(io.StringIO((tables_folder / "zones.csv").read_text())))
 
 
+def test_outcomes_stand_by_protocol_with_the_columns_it_fills(soup, study):
+    titles = [heading.text for heading in soup.select("#outcomes details h3")]
+    assert sorted(titles) == sorted({trial.cell.protocol for trial in study.trials})
+    cells = []
+    for title in titles:
+        table = soup.select_one(f"#table-outcomes-{title}")
+        columns = zip(
+            *([cell.text for cell in row.select("td")] for row in table.select("tbody tr")), strict=True
+        )
+        assert all(set(column) != {"–"} for column in columns)
+        cells += [cell.text for cell in table.select("td:first-child")]
+    assert sorted(cells) == sorted({trial.cell.id for trial in study.trials})
+
+
 def test_every_trial_has_its_file(soup, study):
     links = [link["href"] for link in soup.select("#table-records a")]
     assert len(links) == len(study.trials)

@@ -125,7 +125,8 @@ def page(
         num_done=len(trials) - outcomes["missing"],
         num_cells=trials["cell"].nunique(),
         outcomes=outcomes,
-        outcome_table=_shown("outcomes", tables, index),
+        outcomes_by_protocol=_by_protocol("outcomes", tables, index),
+        outcome_download=_download("outcomes", tables, index),
         figures=[
             {
                 "kind": kind,
@@ -155,6 +156,17 @@ def _commands(study: str, results_root: Path, *, made: Mapping[str, Any]) -> lis
         f"tiebreak draw {words}",
         f"tiebreak report {words}{flag}",
     ]
+
+
+def _by_protocol(
+    name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """A table of several protocols, each with the columns that it fills: their axes have little in common."""
+    parts = tables[name].groupby("protocol", sort=False)
+    return {
+        str(protocol): _shown(name, {name: part.dropna(axis="columns", how="all")}, index)
+        for protocol, part in parts
+    }
 
 
 def _shown(name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]) -> dict[str, Any]:
