@@ -166,8 +166,7 @@ def test_streamed_and_stored_images_are_the_same(tmp_path, monkeypatch):
     write_folder(tmp_path, num=20)
     data = described(augment=True, batch_size=7)
     stored = load(data, root=tmp_path)
-    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
-    streamed = load(data, root=tmp_path)
+    streamed = load(data, root=tmp_path, once=True)
     assert isinstance(stored.train, Images)
     assert isinstance(streamed.train, ImageFiles)
     for workers in (1, 5):
@@ -181,6 +180,17 @@ def test_streamed_and_stored_images_are_the_same(tmp_path, monkeypatch):
             assert torch.equal(one.labels, other.labels)
     (one,), (other,) = (list(feed.test_batches(each, batch_size=99)) for each in (stored, streamed))
     assert torch.equal(one.images, other.images)
+
+
+def test_images_asked_for_once_are_decoded_alone(tmp_path):
+    folder = write_folder(tmp_path, num=20)
+    data = described(batch_size=5)
+    (first, *_) = train_batches(load(data, root=tmp_path), data=data, epoch=1, **SEEDS)
+    unread = load(data, root=tmp_path, once=True)
+    for path in (folder / "test").rglob("*.*"):
+        path.write_bytes(b"damaged")
+    (again, *_) = train_batches(unread, data=data, epoch=1, **SEEDS)
+    assert torch.equal(first.images, again.images)
 
 
 def test_subsets_are_decoded_alone(tmp_path):

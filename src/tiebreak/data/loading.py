@@ -22,7 +22,7 @@ MEMORY_BYTES = 2 * 2**30
 _AUGMENTED = (DataName.CIFAR10, DataName.CIFAR100, DataName.IMAGENET, DataName.IMAGE_FOLDER)
 
 
-def load(data: Data, *, root: Path) -> DataSet:
+def load(data: Data, *, root: Path, once: bool = False) -> DataSet:
     """The data set that a cell describes, on the CPU.
 
     Without a size, splits keep their official order. With `train_size`, `test_size` or `held_out` the split
@@ -31,11 +31,12 @@ def load(data: Data, *, root: Path) -> DataSet:
     and puts them in the place of the test split (`test_size` then counts among them).
 
     Images in files are decoded once where a split takes at most 2 GiB, and streamed otherwise, or where each
-    epoch crops them anew.
+    epoch crops them anew, or where no image is asked for twice. The bits are the same.
 
     Args:
         data: which data set, how much of it.
         root: folder of the data sets. `mnist5k` needs none.
+        once: whether no image is asked for twice: of images in files only those asked for are then decoded.
 
     Returns:
         uint8 images and int64 labels; `DataSet.to` moves them to another device.
@@ -56,11 +57,12 @@ def load(data: Data, *, root: Path) -> DataSet:
     dataset = _select(_read(data, root=Path(root)), data=data)
     _require_content(data, root=Path(root))
     streams_crops = data.augment and dataset.augmentation is Augmentation.RESIZED_CROP
-    dataset = replace(
-        dataset,
-        train=dataset.train if streams_crops else _settled(dataset.train),
-        test=_settled(dataset.test),
-    )
+    if not once:
+        dataset = replace(
+            dataset,
+            train=dataset.train if streams_crops else _settled(dataset.train),
+            test=_settled(dataset.test),
+        )
     if len(dataset.train):
         num_batches(dataset, data)  # raises for a batch size above the data
     return dataset

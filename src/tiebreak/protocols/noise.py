@@ -22,7 +22,7 @@ def measure_noise(trial: Trial, session: Session) -> Outcome:
     """
     measure = trial.cell.measure
     assert isinstance(measure, Noise)
-    with prepare(trial, session) as setting:
+    with prepare(trial, session, once=True) as setting:
         model = setting.network(trial.cell.reference)
         parameters = tuple(model.parameters())
         total = setting.num_batches(measure.num_batches)

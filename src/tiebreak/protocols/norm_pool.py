@@ -57,7 +57,7 @@ def measure_norm_pool(trial: Trial, session: Session) -> Outcome:
     measure = trial.cell.measure
     assert isinstance(measure, NormPool)
     at_zero = _AtZero()
-    with prepare(trial, session) as setting:
+    with prepare(trial, session, once=True) as setting:
         model = _with_norm_pools(setting.network(NATIVE), at_zero, measure)
         parameters = tuple(model.parameters())
         total = setting.num_batches(measure.num_batches)

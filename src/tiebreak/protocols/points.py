@@ -75,7 +75,7 @@ def point_of_cell(
             f"{cell.reference.label}. Put 0 first."
         )
     switch = JacobianSwitch(cell.reference)
-    with prepare(trial, place) as setting:
+    with prepare(trial, place, once=True) as setting:
         total = setting.num_batches(0)
         if not 0 <= draw < total:
             raise DesignError(

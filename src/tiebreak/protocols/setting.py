@@ -122,20 +122,21 @@ class Place(Protocol):
 
 
 @contextmanager
-def prepare(trial: Trial, place: Place, *, ranks: Ranks = ALONE) -> Iterator[Setting]:
+def prepare(trial: Trial, place: Place, *, ranks: Ranks = ALONE, once: bool = False) -> Iterator[Setting]:
     """Load the data, check the device, and compute as the cell says while the trial runs.
 
     Args:
         trial: what is measured.
         place: where the data sets are.
         ranks: the processes that share the trial, each with the device of its number.
+        once: whether the trial asks for no image twice.
 
     Raises:
         DesignError: device=cuda without a CUDA device, or a batch of one image where batch norm needs two.
         DataError: the data set is missing or damaged.
     """
     with computing(trial, ranks=ranks) as device:
-        dataset = load(trial.cell.data, root=place.data_root).to(device)
+        dataset = load(trial.cell.data, root=place.data_root, once=once).to(device)
         setting = Setting(trial=trial, dataset=dataset, device=device, ranks=ranks)
         _require_pairs(setting)
         yield setting

@@ -33,7 +33,7 @@ def measure_tie_map(trial: Trial, session: Session) -> Outcome:
     """
     measure = trial.cell.measure
     assert isinstance(measure, TieMap)
-    with prepare(trial, session) as setting:
+    with prepare(trial, session, once=True) as setting:
         images = setting.dataset.train
         if measure.num_images > len(images):
             raise DesignError(

@@ -149,7 +149,7 @@ def measure_zones(trial: Trial, session: Session) -> Outcome:
     assert isinstance(measure, Zones)
     switch = JacobianSwitch(cell.reference)
     compared = cell.jacobians[1:]
-    with prepare(trial, session) as setting:
+    with prepare(trial, session, once=True) as setting:
         model = setting.network(switch)
         names = [name for name, _ in model.named_parameters()]
         total = setting.num_batches(measure.num_batches)
