@@ -404,6 +404,26 @@ def test_an_axis_that_follows_from_others_goes_without_saying():
     ]  # fmt: skip
 
 
+def test_an_axis_that_each_precision_has_one_value_of_goes_without_saying():
+    frame = pd.DataFrame(
+        {
+            "cell": list("abcdef"),
+            "precision": ["fp16_rounded", "fp32"] * 3,
+            "optimizer": ["adam"] * 2 + ["sgd"] * 4,
+            "batch_norm": [False] * 4 + [True] * 2,
+            "eps": [1e-4, 1e-8, 1e-8, 1e-8, 1e-8, 1e-8],
+        }
+    )
+    assert context(frame).tolist() == [
+        *["no batch norm, adam"] * 2, *["no batch norm, sgd"] * 2, *["batch norm, sgd"] * 2,
+    ]  # fmt: skip
+    frame.loc[1, "precision"] = "fp16_rounded"
+    assert context(frame).tolist()[:2] == [
+        "no batch norm, adam, eps 0.0001",
+        "no batch norm, adam, eps 1e-08",
+    ]
+
+
 def test_tables_do_not_pool_rules_of_one_draw(made):
     frames = read_frames(*made)
     certificates, gaps = (

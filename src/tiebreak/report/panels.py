@@ -53,8 +53,9 @@ def groups(table: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[str, ...], 
 def context(table: pd.DataFrame) -> pd.Series:
     """Words for whatever distinguishes cells besides precision and pool Jacobian; "" if nothing does.
 
-    Batch norm comes in words of its own; a panel has one context. An axis that follows from those named
-    before it (the batch size, where each data set has one) goes without saying.
+    Batch norm comes in words of its own; a panel has one context. An axis that follows from the precision and
+    those named before it (the batch size, where each data set has one; Adam's eps, where each precision has
+    one) goes without saying.
     """
     if "folder" in table:
         table = table.assign(data=data_words(table), folder=None)  # a folder is a data set by another name
@@ -66,7 +67,7 @@ def context(table: pd.DataFrame) -> pd.Series:
 
 def _telling(names: list[str], table: pd.DataFrame) -> list[str]:
     """Those of the axes that are always named, and of the others those that the ones before leave open."""
-    known = [name for name in ("protocol",) if name in table]
+    known = [name for name in ("protocol", "precision") if name in table]
     kept: list[str] = []
     for name in names:
         before = [*known, *kept]
