@@ -182,15 +182,22 @@ def test_streamed_and_stored_images_are_the_same(tmp_path, monkeypatch):
     assert torch.equal(one.images, other.images)
 
 
-def test_images_asked_for_once_are_decoded_alone(tmp_path):
-    folder = write_folder(tmp_path, num=20)
-    data = described(batch_size=5)
-    (first, *_) = train_batches(load(data, root=tmp_path), data=data, epoch=1, **SEEDS)
+def test_images_asked_for_once_are_decoded_when_their_batch_is_near(tmp_path, monkeypatch):
+    write_folder(tmp_path, num=40)
+    data = described(batch_size=4)
+    stored = load(data, root=tmp_path)
+    opened = []
+    decode = files.open_image
+    monkeypatch.setattr(files, "open_image", lambda path: opened.append(path) or decode(path))
     unread = load(data, root=tmp_path, once=True)
-    for path in (folder / "test").rglob("*.*"):
-        path.write_bytes(b"damaged")
-    (again, *_) = train_batches(unread, data=data, epoch=1, **SEEDS)
-    assert torch.equal(first.images, again.images)
+    assert len(opened) <= 2  # one of each split, for the size
+    opened.clear()
+    batches = train_batches(unread, data=data, epoch=1, **SEEDS)
+    first = next(batches)
+    batches.close()
+    assert torch.equal(first.images, next(iter(train_batches(stored, data=data, epoch=1, **SEEDS))).images)
+    assert 4 <= len(opened) <= 4 * (1 + files.LOOKAHEAD)
+    assert {path.parts[-3] for path in opened} == {"train"}
 
 
 def test_subsets_are_decoded_alone(tmp_path):

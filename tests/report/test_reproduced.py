@@ -57,6 +57,33 @@ def test_the_accuracy_is_the_mean_over_the_same_searches():
     assert found.value == pytest.approx(np.mean([0.98, 0.96]))
 
 
+DRIFT = pd.DataFrame(
+    [
+        {
+            "cell": "near", "protocol": "drift", "arch": "lenet5", "data": "mnist", "folder": None,
+            "precision": "fp16_rounded", "optimizer": "sgd", "batch_norm": False, "device": "cpu",
+            "forward": "blended", "jacobian": "beta100-blended", "beta": 100.0, "selection": "beta",
+            "copy": 0, "epoch": 3, "num_inits": 3, "distance_l1_min": 1.0, "distance_l1_mean": 2.0,
+            "distance_l1_max": 4.0,
+        }
+    ]
+)  # fmt: skip
+
+
+def test_a_distance_is_compared_by_its_logarithm_with_the_spread_of_its_range():
+    quantity = "distance of weights to the beta=0 run after epoch 3"
+    found = answered(quantity, 2.5, {"drift": DRIFT})
+    assert found is not None
+    assert (found.cell, found.num, found.value, found.low, found.high) == ("near", 3, 2.0, 1.0, 4.0)
+    far = answered(quantity, 2e4, {"drift": DRIFT})
+    assert far is not None
+    assert far.evidence.p_apart < 0.05 < 0.5 < found.evidence.p_apart
+    equal = answered(quantity, 0.0, {"drift": DRIFT.assign(distance_l1_min=0.0, distance_l1_mean=0.0)})
+    assert equal is not None
+    assert equal.evidence.same
+    assert answered(quantity.replace("epoch 3", "epoch 4"), 2.5, {"drift": DRIFT}) is None
+
+
 @pytest.mark.parametrize("tables", [{}, {"lr_search": SEARCHES[SEARCHES["beta"] == 1.0]}])
 def test_without_a_search_of_that_cell_there_is_no_answer(tables):
     assert answered("best learning rate of the search", 0.0390, tables) is None

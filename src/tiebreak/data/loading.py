@@ -17,7 +17,8 @@ from tiebreak.design.cell import Data
 from tiebreak.design.content import digest
 
 MEMORY_BYTES = 2 * 2**30
-"""Splits of image files up to this size are decoded once and kept; larger ones are streamed every epoch."""
+"""Splits of image files up to this size are decoded once and kept, where images are asked for again; larger
+ones are streamed every epoch."""
 
 _AUGMENTED = (DataName.CIFAR10, DataName.CIFAR100, DataName.IMAGENET, DataName.IMAGE_FOLDER)
 
@@ -36,13 +37,15 @@ def load(data: Data, *, root: Path, once: bool = False) -> DataSet:
     Args:
         data: which data set, how much of it.
         root: folder of the data sets. `mnist5k` needs none.
-        once: whether no image is asked for twice: of images in files only those asked for are then decoded.
+        once: whether no image is asked for twice: images in files then stay files, and those of the batches
+            asked for are decoded, with a few ahead.
 
     Returns:
         uint8 images and int64 labels; `DataSet.to` moves them to another device.
 
     Raises:
-        DataError: the data are missing or damaged, or there are fewer images than asked for.
+        DataError: the data are missing or damaged, or there are fewer images than asked for. A damaged file
+            that is not decoded here is told when its batch is.
 
     Example:
         >>> digits = load(Data(name="mnist5k", train_size=1000), root=Path("data"))

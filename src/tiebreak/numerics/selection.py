@@ -46,7 +46,7 @@ def has_entry(mask: Tensor, entry: int) -> Tensor:
 
 def marked(mask: Tensor, entry: int) -> Tensor:
     """`has_entry` for a mask in a signed integer format: all bits set where it is marked, none elsewhere."""
-    return (mask[entry // 8] >> entry % 8).bitwise_and_(1).neg_()
+    return has_entry(mask, entry).neg_()
 
 
 def favoured(mask: Tensor, *, jacobian: PoolJacobian) -> Tensor:

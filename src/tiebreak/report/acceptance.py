@@ -173,7 +173,7 @@ def accuracies(tables: Tables) -> Iterator[Finding]:
 
 
 def _first_epoch(tables: Tables) -> Iterator[Finding]:
-    """Runs in fp16 with the blended forward at large beta: whether they diverge, and when."""
+    """Runs in fp16 with SGD and the blended forward at large beta: whether they diverge, and when."""
     runs = tables.get("runs")
     if runs is None:
         return
@@ -196,7 +196,7 @@ def _first_epoch(tables: Tables) -> Iterator[Finding]:
             elif total >= LEAST_RUNS and lost < total:
                 standing = Verdict.DIFFERS
             yield Finding(
-                where=f"{arch}, {source}, {name}, blended forward, beta = 10^3 and 10^4",
+                where=f"{arch}, {source}, sgd, {name}, blended forward, beta = 10^3 and 10^4",
                 standing=standing,
                 numbers=f"{len(diverged)} of {total} diverged, {first} of them in the first epoch",
             )

@@ -18,6 +18,7 @@ from tiebreak.report.panels import (
     grid,
     groups,
     note,
+    of_precisions,
     precisions,
     rules,
     span,
@@ -96,7 +97,7 @@ def zones_figure(zones: pd.DataFrame) -> Figure:
         ]
         place = 72 * 0.85 * PAGE_INCHES / len(_RECIPES) / len(names) * 0.6 / len(jacobians)
         counts_above(panels, counts, width=place)
-        panels.legend(title=f"Jacobian, compared with {_references(zones)}")
+        panels.legend(title=f"Jacobian, compared with {_references(zones)}", about=of_precisions(zones))
     return figure
 
 
@@ -185,7 +186,7 @@ def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
             axes.set_xlabel("" if len(columns) > 2 else words)
         panels.lift_titles(9)
         dashed = "; dashed: published threshold" if has_threshold else ""
-        panels.legend(title=f"Jacobian, compared with {_references(gaps)}{dashed}")
+        panels.legend(title=f"Jacobian, compared with {_references(gaps)}{dashed}", about=of_precisions(gaps))
     return figure
 
 
@@ -222,7 +223,7 @@ def ties_figure(ties: pd.DataFrame) -> Figure:
                     zorder=3,
                 )
         _dress_ties(panels, ties, kinds)
-        panels.legend(title="precision", num_columns=4 if len(names) > 4 else 6)
+        panels.legend(title="precision", about=of_precisions(ties), num_columns=4 if len(names) > 4 else 6)
     return figure
 
 

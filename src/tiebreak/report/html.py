@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def page(
         num_done=len(trials) - outcomes["missing"],
         num_cells=trials["cell"].nunique(),
         outcomes=outcomes,
-        outcomes_by_protocol=_by_protocol("outcomes", tables, index),
+        outcomes_by_protocol=_by_protocol(tables["outcomes"]),
         outcome_download=_download("outcomes", tables, index),
         figures=[
             {
@@ -158,32 +158,35 @@ def _commands(study: str, results_root: Path, *, made: Mapping[str, Any]) -> lis
     ]
 
 
-def _by_protocol(
-    name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """A table of several protocols, each with the columns that it fills: their axes have little in common."""
-    parts = tables[name].groupby("protocol", sort=False)
-    return {
-        str(protocol): _shown(name, {name: part.dropna(axis="columns", how="all")}, index)
-        for protocol, part in parts
-    }
+def _by_protocol(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A table of several protocols, each with those of the varying axes that it has: not many are shared."""
+    shown, names = (
+        {},
+        [name for name in _columns(table) if table[name].nunique() > 1 or name not in axis_names()],
+    )
+    for protocol, part in table.groupby("protocol", sort=False):
+        filled = [name for name in names if part[name].notna().any()]
+        shown[str(protocol)] = {"columns": filled, "rows": _rows(part, filled), "num_rows": len(part)}
+    return shown
 
 
 def _shown(name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]) -> dict[str, Any]:
     """A table as the template wants it: varying axes and every measured column."""
-    table = tables[name]
+    names = _columns(tables[name])
+    return {**_download(name, tables, index), "columns": names, "rows": _rows(tables[name], names)}
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
     axes, varying = set(axis_names()), set(varying_axes(table))
     own = ("recipe", "epoch", "pool", "copy", "jacobian", "reference", "lr")
-    names = [
-        column
-        for column in table.columns
-        if column not in axes or column in varying or (column in own and column in table)
-    ]
-    names = [column for column in names if column != "protocol"]
-    rows = []
-    if len(table) <= MAX_SHOWN_ROWS:
-        rows = [[_cell(column, row[column]) for column in names] for row in table.to_dict("records")]
-    return {**_download(name, tables, index), "columns": names, "rows": rows}
+    names = [name for name in table.columns if name not in axes or name in varying or name in own]
+    return [name for name in names if name != "protocol"]
+
+
+def _rows(table: pd.DataFrame, names: Sequence[str]) -> list[list[dict[str, Any]]]:
+    if len(table) > MAX_SHOWN_ROWS:
+        return []
+    return [[_cell(name, row[name]) for name in names] for row in table.to_dict("records")]
 
 
 def _download(name: str, tables: Mapping[str, pd.DataFrame], index: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The cell of our records that is nearest to a published number, and what it says of it.
 
-A number is compared with the cell that is nearest to what was published: the blended forward, which is the
-published operator; the same network, data set, optimizer, batch norm and beta; the same precision or, for
-fp16, fp16 rounded after each operation; the same images or else their re-compression, which is said.
-Whatever still differs (epochs, learning rate, device) stands beside the verdict.
+A number is compared with the cell that is nearest to what was published: the same network, data set,
+optimizer and batch norm; the same precision or, for fp16, fp16 rounded after each operation; the same images
+or else their re-compression, which is said. The rules choose beta and, of trainings and distances, the
+blended forward, which is the published operator. Whatever still differs (epochs, learning rate, device)
+stands beside the verdict.
 """
 
 from __future__ import annotations

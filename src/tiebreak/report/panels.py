@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tiebreak.design.axes import Forward
+from tiebreak.design.axes import Forward, OptimizerName
 from tiebreak.design.cell import Data, Execution, Network, Optimizer
 from tiebreak.design.stored import FAMILIES
 from tiebreak.report.order import COARSE_TO_FINE
@@ -53,23 +53,54 @@ def groups(table: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[str, ...], 
 def context(table: pd.DataFrame) -> pd.Series:
     """Words for whatever distinguishes cells besides precision and pool Jacobian; "" if nothing does.
 
-    Batch norm comes in words of its own; a panel has one context. An axis that follows from the precision and
-    those named before it (the batch size, where each data set has one; Adam's eps, where each precision has
-    one) goes without saying.
+    Batch norm comes in words of its own; a panel has one context. An axis that follows from those named
+    before it (the batch size, where each data set has one) goes without saying; one that follows from the
+    precision as well (Adam's eps) is said by `of_precisions`.
     """
-    if "folder" in table:
-        table = table.assign(data=data_words(table), folder=None)  # a folder is a data set by another name
-    names = _telling([name for name in varying_axes(table) if name not in _RULE], table)
+    table = _worded(table)
+    names = _telling(table, "protocol", "precision")
     if not names:
         return pd.Series("", index=table.index, dtype=object)
-    return table.apply(lambda row: ", ".join(_word(name, row[name]) for name in names), axis=1).astype(str)
+    return table.apply(
+        lambda row: ", ".join(_word(name, row[name]) for name in names if row[name] == row[name]), axis=1
+    ).astype(str)
 
 
-def _telling(names: list[str], table: pd.DataFrame) -> list[str]:
-    """Those of the axes that are always named, and of the others those that the ones before leave open."""
-    known = [name for name in ("protocol", "precision") if name in table]
+def of_precisions(table: pd.DataFrame) -> str:
+    """Words for axes of which each precision has a value of its own, which no context names; "" if none.
+
+    Example:
+        >>> cells = {"cell": ["a", "b"], "precision": ["fp16", "fp32"], "eps": [1e-4, 1e-8]}
+        >>> of_precisions(pd.DataFrame(cells))
+        'eps 0.0001 in fp16, 1e-08 in fp32'
+    """
+    table = _worded(table)
+    said = _telling(table, "protocol", "precision")
+    words = []
+    for name in _telling(table, "protocol"):
+        if name not in said:
+            parts = table.dropna(subset=[name]).groupby(name, sort=False)
+            values = [f"{_value(value)} in {', '.join(precisions(part))}" for value, part in parts]
+            words.append(f"{name.replace('_', ' ')} {', '.join(values)}")
+    return "; ".join(words)
+
+
+def _worded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its data sets by one name, and without the eps of an optimizer that has none."""
+    if "folder" in table:
+        table = table.assign(data=data_words(table), folder=None)
+    if "eps" in table and "optimizer" in table:
+        table = table.assign(eps=table["eps"].where(table["optimizer"] != str(OptimizerName.SGD)))
+    return table
+
+
+def _telling(table: pd.DataFrame, *given: str) -> list[str]:
+    """Varying axes that are always named, and of the others those that the ones before leave open."""
+    known = [name for name in given if name in table]
     kept: list[str] = []
-    for name in names:
+    for name in varying_axes(table):
+        if name in _RULE:
+            continue
         before = [*known, *kept]
         follows = bool(before) and table.groupby(before, dropna=False)[name].nunique(dropna=False).max() == 1
         if name in (*_BARE, "batch_norm") or not follows:
@@ -81,9 +112,11 @@ def _word(name: str, value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         words = name.replace("_", " ")
         return words if value else f"no {words}"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if name in _BARE else f"{name.replace('_', ' ')} {value}"
+    return _value(value) if name in _BARE else f"{name.replace('_', ' ')} {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def setting(table: pd.DataFrame, *, names_rule: bool = True) -> pd.Series:
@@ -144,8 +177,18 @@ class Grid:
         for name, axes in zip(self.columns, self.axes[0], strict=True):
             axes.set_title(_in_lines(name, _column_points(self.columns)), fontweight="bold", pad=6 + points)
 
-    def legend(self, *, title: str | None = None, num_columns: int = 6, order: Sequence[str] = ()) -> None:
-        """One legend above all panels, of the first artist of each label: first those of `order`."""
+    def legend(
+        self, *, title: str | None = None, about: str = "", num_columns: int = 6, order: Sequence[str] = ()
+    ) -> None:
+        """One legend above all panels, of the first artist of each label: first those of `order`.
+
+        Args:
+            title: what the marks are.
+            about: what holds for all panels, as a second line.
+            num_columns: labels in a line.
+            order: labels that come first.
+        """
+        title = "\n".join(line for line in (title, about) if line) or None
         found: dict[str, Any] = {}
         for axes in self.axes.flat:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

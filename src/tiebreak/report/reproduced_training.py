@@ -13,7 +13,7 @@ from scipy.special import fdtr
 from tiebreak.report.factor_figures import beta_of
 from tiebreak.report.nearest import Answer, Row, Tables, differs, nearest
 from tiebreak.report.panels import rule
-from tiebreak.report.stats import Estimate, mean_interval, mean_sd
+from tiebreak.report.stats import Estimate, Values, mean_interval
 from tiebreak.report.verdicts import (
     ACCURACY_MARGIN,
     LEAST_RUNS,
@@ -145,8 +145,7 @@ def learning_rate(row: Row, tables: Tables) -> Answer | None:
     if searches is None:
         return None
     cell = searches.iloc[0].to_dict()
-    logs = np.log10(searches["best_lr"].to_numpy(dtype=float))
-    ours = Estimate.without_interval(*mean_sd(logs), len(logs))
+    ours = _of_logs(searches["best_lr"].to_numpy(dtype=float))
     evidence = of_means(
         Estimate.without_interval(math.log10(row["value"]), math.nan, 1), ours, margin=LOG_MARGIN
     )
@@ -188,8 +187,8 @@ def distance(row: Row, tables: Tables) -> Answer | None:
         equal = row["value"] == ends[1]
         evidence = Evidence(same=equal, p_apart=math.nan if equal else 0.0)
     else:
-        spread = _of_logs(np.log10([ends[0], ends[2]]))
-        ours = Estimate.without_interval(math.log10(ends[1]), spread.sd, int(cell["num_inits"]))
+        sd = _of_logs([ends[0], ends[2]]).sd
+        ours = Estimate.without_interval(math.log10(ends[1]), sd, int(cell["num_inits"]))
         evidence = of_means(
             Estimate.without_interval(math.log10(row["value"]), math.nan, 1), ours, margin=LOG_MARGIN
         )
@@ -197,6 +196,13 @@ def distance(row: Row, tables: Tables) -> Answer | None:
         cell=cell["cell"], value=ends[1], low=ends[0], high=ends[2], num=int(cell["num_inits"]),
         evidence=evidence, words="; ".join([*differs(row, cell), "interval: smallest and largest"]),
     )  # fmt: skip
+
+
+def _of_logs(values: Values) -> Estimate:
+    """Mean and spread of common logarithms; not finite where a value is not."""
+    logs = np.log10(np.asarray(values, dtype=float))
+    sd = float(logs.std(ddof=1)) if len(logs) > 1 else math.nan
+    return Estimate.without_interval(float(logs.mean()), sd, len(logs))
 
 
 def _in_points(published: Estimate, ours: Estimate) -> Evidence:

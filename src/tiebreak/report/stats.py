@@ -45,13 +45,7 @@ class Estimate:
 
     @classmethod
     def without_interval(cls, mean: float, sd: float, num: int) -> Estimate:
-        """One whose interval nobody asks for.
-
-        Args:
-            mean: as of an estimate.
-            sd: as of an estimate.
-            num: as of an estimate.
-        """
+        """One of which only mean, spread and number are asked for."""
         return cls(mean=mean, sd=sd, low=math.nan, high=math.nan, num=num)
 
     @property

@@ -23,6 +23,7 @@ from tiebreak.report.panels import (
     counts_above,
     grid,
     groups,
+    of_precisions,
     precisions,
     rule,
     rules,
@@ -94,7 +95,10 @@ def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         _say_not_run(panels, accuracy, order)
         counts_above(panels, _lost(panels, accuracy, order), width=_place_points(panels, order))
         _label_rules(panels, order, "final test accuracy (%)")
-        panels.legend(title="each point a run; bar: mean ± sd; open: never left chance; dotted: chance")
+        panels.legend(
+            title="each point a run; bar: mean ± sd; open: never left chance; dotted: chance",
+            about=of_precisions(accuracy),
+        )
     return panels.figure
 
 
@@ -174,7 +178,10 @@ def difference_figure(
         counts = _lost_of_pairs(panels, table, order, treated=treated, reference=reference)
         counts_above(panels, counts, width=_place_points(panels, order))
         _label_rules(panels, order, f"{label}\n(percentage points)")
-        panels.legend(title="each point a pair of runs; bar: mean with its 95 % t interval over pairs")
+        panels.legend(
+            title="each point a pair of runs; bar: mean with its 95 % t interval over pairs",
+            about=of_precisions(table),
+        )
     return panels.figure
 
 
@@ -255,7 +262,7 @@ def curves_figure(epochs: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             handles.append(
                 Line2D([], [], color=MUTED, marker="x", linestyle="", label="diverged (at the bottom edge)")
             )
-        figure.legend(handles=handles, loc="outside upper center", ncols=5)
+        figure.legend(handles=handles, title=of_precisions(runs) or None, loc="outside upper center", ncols=5)
     return figure
 
 
