@@ -257,6 +257,8 @@ def rows_of(place: int, *, count: int, options: argparse.Namespace) -> list[rati
 
 def main() -> None:
     parser = ratios.arguments(__doc__)
+    archs = tuple(dict.fromkeys(case.arch for case in CASES))
+    parser.add_argument("--arch", nargs="*", choices=archs, default=archs)
     parser.add_argument("--serve", nargs=3, metavar=("SIDE", "CASE", "COUNT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -267,7 +269,8 @@ def main() -> None:
         return
     rows = [
         row
-        for place in range(len(CASES))
+        for place, case in enumerate(CASES)
+        if case.arch in options.arch
         for count in (2, 6)
         for row in rows_of(place, count=count, options=options)
     ]
