@@ -160,10 +160,9 @@ def _commands(study: str, results_root: Path, *, made: Mapping[str, Any]) -> lis
 
 def _by_protocol(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """A table of several protocols, each with those of the varying axes that it has: not many are shared."""
-    shown, names = (
-        {},
-        [name for name in _columns(table) if table[name].nunique() > 1 or name not in axis_names()],
-    )
+    axes = axis_names()
+    names = [name for name in _columns(table) if name not in axes or table[name].nunique() > 1]
+    shown = {}
     for protocol, part in table.groupby("protocol", sort=False):
         filled = [name for name in names if part[name].notna().any()]
         shown[str(protocol)] = {"columns": filled, "rows": _rows(part, filled), "num_rows": len(part)}
