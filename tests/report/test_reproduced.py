@@ -57,6 +57,24 @@ def test_the_accuracy_is_the_mean_over_the_same_searches():
     assert found.value == pytest.approx(np.mean([0.98, 0.96]))
 
 
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (["fp16 cpu", "fp16_rounded cpu", "fp16 cuda"], "fp16 cuda"),
+        (["fp16 cpu", "fp16_rounded cpu"], "fp16_rounded cpu"),
+        (["fp16 cpu", "fp32 cuda"], "fp16 cpu"),
+    ],
+)
+def test_rounded_fp16_is_nearer_to_the_fp16_of_a_gpu_than_that_of_a_cpu(there, chosen):
+    rows = []
+    for name in there:
+        precision, device = name.split()
+        rows.append(search(name, precision=precision, lr=0.01, accuracy=0.98) | {"device": device})
+    found = answered("best learning rate of the search", 0.0390, {"lr_search": pd.DataFrame(rows)})
+    assert found is not None
+    assert found.cell == chosen
+
+
 DRIFT = pd.DataFrame(
     [
         {

@@ -1,10 +1,11 @@
 """The cell of our records that is nearest to a published number, and what it says of it.
 
 A number is compared with the cell that is nearest to what was published: the same network, data set,
-optimizer and batch norm; the same precision or, for fp16, fp16 rounded after each operation; the same images
-or else their re-compression, which is said. The rules choose beta and, of trainings and distances, the
-blended forward, which is the published operator. Whatever still differs (epochs, learning rate, device)
-stands beside the verdict.
+optimizer and batch norm; the same precision, where for the published fp16, a GPU's, fp16 rounded after each
+operation stands nearer than a CPU's own, whose convolutions also round partial sums in the backward pass; the
+same images or else their re-compression, which is said. The rules choose beta and, of trainings and
+distances, the blended forward, which is the published operator. Whatever still differs (epochs, learning
+rate, device) stands beside the verdict.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import pandas as pd
 from tiebreak.report.verdicts import Evidence
 from tiebreak.report.wording import data_words
 
-STAND_INS = {"fp16": ("fp16", "fp16_rounded"), "amp16": ("amp16",)}
-"""Formats that a published one may be compared with, the nearest first."""
+_FP16 = (("fp16", "cuda"), ("fp16_rounded", "cuda"), ("fp16_rounded", "cpu"), ("fp16", "cpu"))
+"""Formats and devices that the published fp16 may be compared with, the nearest first."""
 
 RECOMPRESSED = {"cifar10": ("cifar10-jpeg",)}
 """Folders of images that stand in for a data set."""
@@ -53,18 +54,22 @@ class Answer:
 
 def nearest(row: Row, table: pd.DataFrame) -> pd.DataFrame:
     """Rows of a table that a published number may be compared with, the nearest first."""
-    source, precision = data_words(table), table["precision"]
+    source, arithmetic = data_words(table), table["precision"] + " " + table["device"]
     sources = (row["data"], *RECOMPRESSED.get(row["data"], ()))
-    formats = STAND_INS.get(row["precision"], (row["precision"],))
-    fits = (table["arch"] == arch_of(row)) & source.isin(sources) & precision.isin(formats)
+    formats = [" ".join(names) for names in _formats(row["precision"])]
+    fits = (table["arch"] == arch_of(row)) & source.isin(sources) & arithmetic.isin(formats)
     if row["batch_norm"] is not None:
         fits &= table["batch_norm"] == row["batch_norm"]
     if row["optimizer"] and "optimizer" in table:
         fits &= table["optimizer"] == row["optimizer"]
     kept = table[fits].assign(
-        far_source=source[fits].map(sources.index), far_precision=precision[fits].map(formats.index)
+        far_source=source[fits].map(sources.index), far_precision=arithmetic[fits].map(formats.index)
     )
     return kept.sort_values(["far_source", "far_precision"], kind="stable")
+
+
+def _formats(precision: str) -> tuple[tuple[str, str], ...]:
+    return _FP16 if precision == "fp16" else ((precision, "cuda"), (precision, "cpu"))
 
 
 def arch_of(row: Row) -> str:
