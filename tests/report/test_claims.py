@@ -16,6 +16,7 @@ from tiebreak.report.claims import CLAIMS, claim_table
 from tiebreak.report.findings import Standing
 from tiebreak.report.published import compared, read_published
 from tiebreak.report.reproduced import HELD
+from tiebreak.report.stand_in import alike
 from tiebreak.report.stats import mean_interval
 from tiebreak.report.training_claims import forwards, high_norms, low_norms, reduces, single_errors
 from tiebreak.report.verdicts import Evidence, Verdict, of_counts, of_means, of_ranks
@@ -35,7 +36,7 @@ def test_a_test_that_is_named_is_there(named):
 def test_names_are_once_and_groups_are_known():
     names = [claim.name for claim in CLAIMS]
     assert len(names) == len(set(names))
-    assert {claim.group for claim in CLAIMS} == {"abstract", "instrument", "acceptance"}
+    assert {claim.group for claim in CLAIMS} == {"abstract", "instrument", "stand_in", "acceptance"}
     checks = {name.split()[0] for name in names if name[0] == "7"}
     assert checks == {f"7.{number}" for number in range(1, 9)}
     assert {f"4.{number}" for number in range(1, 16)} == {name.split()[0] for name in names if name[0] == "4"}
@@ -148,6 +149,42 @@ def test_one_error_alone_is_held_against_all_of_the_operator():
     few = [row[:2] for row in rows]
     assert {finding.standing for finding in judged(single_errors, *few)} == {Standing.UNDECIDED}
     assert not judged(single_errors, *rows[:2])
+
+
+def stand_in_pairs(own, rounded, *, accuracy=0.99):
+    """Runs of one replicate at as many betas as letters, in fp16 and rounded; the same but for scatter."""
+    more = {"device": "cpu", "batch_size": 128, "eps": math.nan}
+    return [
+        run | {"final_test_accuracy": run["final_test_accuracy"] + 1e-4 * (place % 3 - 1)}
+        for precision, kinds, level in (("fp16", own, accuracy), ("fp16_rounded", rounded, 0.99))
+        for place, kind in enumerate(kinds)
+        for run in runs(kind, beta=place, precision=precision, accuracy=level, **more)
+        if precision == "fp16" or place < len(own)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "rounded", "accuracy", "standing"),
+    [
+        ("ccccdd", "ccccdd", 0.99, Standing.SUPPORTED),
+        ("ccccdd", "cccccd", 0.99, Standing.UNDECIDED),  # one run lost by one side only
+        ("cccccc", "dddddd", 0.99, Standing.CONTRADICTED),
+        ("nnnnnnc", "ccccccc", 0.99, Standing.CONTRADICTED),
+        ("cccccc", "cccccc", 0.90, Standing.CONTRADICTED),
+        ("cc", "cc", 0.99, Standing.UNDECIDED),
+        ("dddd", "dddd", 0.99, Standing.UNDECIDED),  # no accuracy to compare
+    ],
+)
+def test_the_stand_in_loses_the_same_runs_and_keeps_the_accuracy(own, rounded, accuracy, standing):
+    (finding,) = judged(alike, stand_in_pairs(own, rounded, accuracy=accuracy))
+    assert finding.where == "lenet5, mnist, cpu, exact forward"
+    assert finding.standing is standing
+    assert f"of {len(own)} pairs, {sum(kind in 'dn' for kind in own)} lost in fp16" in finding.numbers
+
+
+def test_the_stand_in_is_not_judged_without_pairs():
+    assert not judged(alike, stand_in_pairs("ccc", ""))
+    assert not list(alike({}))
 
 
 def test_the_first_epoch_is_asked_of_the_blended_forward_in_16_bits():

@@ -1,4 +1,4 @@
-"""Claims of the paper's abstract, defects of its instrument and checks of a repetition, each with a rule.
+"""Claims of the paper's abstract, defects of its instrument, and checks of a repetition, each with a rule.
 
 Each rule is in the text of its claim, was written before these studies were complete, and stands on the
 page. All p values of one claim are one family (Holm, level 0.05). A claim that speaks of several formats or
@@ -24,6 +24,7 @@ from tiebreak.report.gradient_claims import (
     over_the_reals,
     threshold_tells,
 )
+from tiebreak.report.stand_in import alike
 from tiebreak.report.training_claims import forwards, high_norms, low_norms, reduces, single_errors
 
 
@@ -256,6 +257,15 @@ CLAIMS = (
             "tests/data/test_batches.py::test_order_depends_on_the_order_seed_and_the_epoch_only",
             "tests/protocols/test_train.py::test_resumed_at_every_step_gives_the_same_rows",
         ),
+    ),
+    Claim(
+        name="fp16 rounded", group="stand_in", studies=(_RUNS,), judge=alike,
+        text="fp16 rounded after each operation ends as the device's own fp16 does, although that rounds "
+        "partial sums of its convolutions in the backward pass.",
+        rule="Pairs of runs with the same setting, start and batches. Supported if the same runs are lost "
+        "and the accuracies of the others lie within 0.5 points (two one-sided t tests, Holm); contradicted "
+        "if one side loses more (exact sign test) or they lie beyond (t), Holm over both. (Written before "
+        "the runs in fp16 were seen.)",
     ),
     Claim(
         name="7.1 constants", group="acceptance", studies=("paper/zero_program",), judge=acceptance.constants,

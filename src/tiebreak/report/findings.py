@@ -46,7 +46,7 @@ class Claim:
 
     Args:
         name: short and stable.
-        group: `abstract`, `instrument` or `acceptance`.
+        group: `abstract`, `instrument`, `stand_in` or `acceptance`.
         text: what is claimed.
         rule: what would have to be seen.
         studies: whose records can say; none if nothing needs to be run.

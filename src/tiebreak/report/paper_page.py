@@ -24,6 +24,7 @@ from tiebreak.report.verdicts import RULE, Verdict
 GROUPS = {
     "abstract": "Claims of the abstract",
     "instrument": "Defects of the published instrument",
+    "stand_in": "What stands in for the published arithmetic",
     "acceptance": "What a repetition has to show",
 }
 """Headings of the claims."""

@@ -26,8 +26,11 @@ LOW = (1.0, 10.0)
 """Betas that the published runs found harmless."""
 
 _SIXTEEN_BITS = ("fp16", "fp16_rounded", "bf16", "amp16", "ampbf16")
-_REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
-_LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
+REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
+"""Outcomes of runs that have a final accuracy."""
+
+LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
+"""Outcomes of runs that were of no use."""
 
 
 def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -35,7 +38,7 @@ def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
     runs = tables.get("runs")
     if runs is None:
         return
-    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*_REACHED, *_LOST])]
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*REACHED, *LOST])]
     runs = runs.assign(source=data_words(runs))
     several = runs[["arch", "source", "optimizer"]].drop_duplicates().shape[0] > 1
     for name in precisions(runs):
@@ -49,12 +52,12 @@ def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def lost_of(part: pd.DataFrame) -> tuple[int, int]:
     """Runs that diverged or never left chance, and all runs."""
-    return int(part["outcome"].isin(_LOST).sum()), len(part)
+    return int(part["outcome"].isin(LOST).sum()), len(part)
 
 
 def shared_replicates(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs of both sides whose replicate has a record on the other."""
-    kept = [side[side["outcome"].isin([*_REACHED, *_LOST])] for side in (left, right)]
+    kept = [side[side["outcome"].isin([*REACHED, *LOST])] for side in (left, right)]
     both = set(kept[0]["replicate"]) & set(kept[1]["replicate"])
     first, second = (side[side["replicate"].isin(both)] for side in kept)
     return first, second
@@ -166,7 +169,7 @@ def reduces(
     runs = tables.get("runs")
     if runs is None or column not in runs:
         return
-    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*_REACHED, *_LOST])]
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*REACHED, *LOST])]
     runs = runs.assign(source=data_words(runs))
     keys = [
         name
