@@ -125,6 +125,21 @@ def test_what_batch_norm_saves_is_judged_from_three_replicates_on(num, is_decide
     assert f"{num} pairs" in finding.numbers
 
 
+def test_where_nothing_is_lost_there_is_nothing_to_reduce():
+    cells = [runs("c" * 6, beta=beta, batch_norm=flag) for beta in (0, 100, 1_000) for flag in (False, True)]
+    keywords = {"column": "batch_norm", "weak": False, "strong": True, "words": ("without", "with")}
+    (finding,) = judged(lambda tables: reduces(tables, **keywords), *cells)
+    assert finding.standing is Standing.UNDECIDED
+    assert finding.numbers.endswith("nothing to reduce")
+
+
+def test_runs_at_chance_are_lost_and_in_no_mean():
+    cells = [runs("c" * 6, beta=0), runs("cccnnn", beta=1_000), runs("c" * 6, beta=10_000)]
+    (finding,) = judged(high_norms, *cells)
+    assert finding.standing is Standing.UNDECIDED  # 3 of 6 are no evidence by Fisher's test
+    assert "beta = 1000: 3 of 6 lost, accuracy +0.0" in finding.numbers.replace("-0.0", "+0.0")
+
+
 def test_the_blended_forward_alone_loses_runs():
     rows = [
         runs(outcomes, beta=beta, precision="fp16_rounded", forward=forward)

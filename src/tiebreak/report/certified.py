@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import pandas as pd
 
+from tiebreak.report.wording import data_words
 from tiebreak.report.zones import Threshold, Zone, label
 
 LABELS = (
@@ -121,6 +122,22 @@ def confusion_table(certificates: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFr
         keys = [*_by(joined), "recipe", "zone", "truth"]
         frames.append(joined.groupby(keys, sort=False, dropna=False).size().rename("num_draws").reset_index())
     return pd.concat(frames, ignore_index=True)
+
+
+def distinct_draws(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows without the start of a trajectory where the same draws were certified at initialisation.
+
+    A trajectory starts from the weights and mini-batches of a replicate of protocol `zones`, so its epoch 0
+    is no further evidence beside that.
+
+    Args:
+        table: `certified` or `confusion`, with the axes of its cells.
+    """
+    if "epoch" not in table:
+        return table
+    start = (table["protocol"] == "trajectory") & (table["epoch"] == 0)
+    network = pd.MultiIndex.from_frame(table[["arch", "precision"]].assign(source=data_words(table)))
+    return table[~(start & network.isin(network[table["protocol"] == "zones"]))]
 
 
 def window_table(pools: pd.DataFrame) -> pd.DataFrame:

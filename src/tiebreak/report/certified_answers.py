@@ -10,7 +10,7 @@ import pandas as pd
 
 from tiebreak.design.axes import Precision
 from tiebreak.records.session import OutcomeKind
-from tiebreak.report.certified import Truth, Verdict, verdict
+from tiebreak.report.certified import Truth, Verdict, distinct_draws, verdict
 from tiebreak.report.panels import precisions, setting, settings
 from tiebreak.report.wording import beta_words, count, listed
 from tiebreak.report.zones import Threshold, Zone
@@ -37,7 +37,7 @@ def certified_sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         setting=setting(confusion),
         verdict=[str(verdict(*pair)) for pair in zip(confusion["zone"], confusion["truth"], strict=True)],
     )
-    yield _answer(certified, confusion)
+    yield _answer(distinct_draws(certified), distinct_draws(confusion))
     for title in settings(certified):
         yield (
             f"Setting {title}: bifurcations "
@@ -48,7 +48,7 @@ def certified_sentences(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
             )
         )
     yield _sizes(certified)
-    yield _ground(certified)
+    yield _ground(distinct_draws(certified))
     yield from _ended_early(tables["trials"])
     if "bifurcations" in tables:
         yield _dissected(tables["bifurcations"])

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import chdtrc
 
 from tiebreak.design.axes import Precision
+from tiebreak.report.certified import distinct_draws
 from tiebreak.report.findings import Finding, Standing, Tables, enough_inits, in_points
 from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions, rule
@@ -18,6 +20,9 @@ from tiebreak.report.training_claims import lost_of
 from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS
 from tiebreak.report.wording import data_words, images_words
 from tiebreak.report.zones import Threshold
+
+_OF_BATCHES = 6.9
+"""Points to each side that the published interval of one initialisation's mini-batches has."""
 
 
 def zone_rows(tables: Tables, *, recipe: Threshold, beta: float = 1.0) -> pd.DataFrame:
@@ -44,19 +49,20 @@ def over_the_reals(tables: Tables) -> Iterator[Finding]:
     certified = tables.get("certified")
     if certified is None:
         return
-    certified = certified[rule(certified) == "minimal"]
+    certified = distinct_draws(certified[rule(certified) == "minimal"])
     for name in precisions(certified):
         part = certified[certified["precision"] == name]
         total = int(part["num_draws"].sum())
         different = int((part["num_bifurcation"] + part["num_masked_bifurcation"]).sum())
         unknown = int((part["num_undecided"] + part["num_nonfinite"]).sum())
-        _, high = clopper_pearson(different, total)
-        standing = Standing.UNDECIDED if different or unknown else enough_inits(Standing.SUPPORTED, total)
+        inits = int(part.groupby(["arch", data_words(part)])["num_inits"].max().sum())
+        standing = Standing.UNDECIDED if different or unknown else enough_inits(Standing.SUPPORTED, inits)
+        bound = "" if different else f" (at most {100 * clopper_pearson(0, inits)[1]:.0f} % of these, 95 %)"
         yield Finding(
             where=f"{name}, parameters and images as the format holds them",
             standing=standing,
-            numbers=f"the two derivatives differ over the reals in {different} of {total} certified draws "
-            f"(at most {100 * high:.1f} %, 95 %), undecided in {unknown}",
+            numbers=f"the two derivatives differ over the reals in {different} of {total} certified draws of "
+            f"{inits} initialisations{bound}, undecided in {unknown}; {_images(part)}",
         )
 
 
@@ -65,7 +71,7 @@ def threshold_tells(tables: Tables) -> Iterator[Finding]:
     confusion = tables.get("confusion")
     if confusion is None:
         return
-    confusion = confusion[rule(confusion) == "minimal"]
+    confusion = distinct_draws(confusion[rule(confusion) == "minimal"])
     published = confusion[(confusion["recipe"] == Threshold.PUBLISHED) & (confusion["zone"] != "undefined")]
     for name in precisions(published):
         part = published[published["precision"] == name]
@@ -82,8 +88,14 @@ def threshold_tells(tables: Tables) -> Iterator[Finding]:
             where=name,
             standing=standing,
             numbers=f"of {int(part['num_draws'].sum())} certified draws, bifurcation is said rightly "
-            f"{right}, wrongly {wrong} times, and missed {missed} times",
+            f"{right}, wrongly {wrong} times, and missed {missed} times; {_images(part)}",
         )
+
+
+def _images(part: pd.DataFrame) -> str:
+    """The networks and images that rows of draws are of."""
+    both = (part["arch"] + " on " + data_words(part).map(images_words)).unique()
+    return ", ".join(sorted(both))
 
 
 def never_all_zero(tables: Tables) -> Iterator[Finding]:
@@ -218,25 +230,40 @@ def batch_norm_zones(tables: Tables) -> Iterator[Finding]:
 
 
 def one_init(tables: Tables) -> Iterator[Finding]:
-    """How far shares of single initialisations lie apart, in fp32."""
+    """Whether shares of single initialisations differ by more than their mini-batches explain, in fp32."""
     rows = zone_rows(tables, recipe=Threshold.PUBLISHED)
     shares = tables.get("shares")
     if not len(rows) or shares is None:
         return
+    found = []
     for row in rows[rows["precision"] == "fp32"].to_dict("records"):
         chosen = shares[(shares["cell"] == row["cell"]) & (shares["recipe"] == Threshold.PUBLISHED)]
+        if len(chosen) > 1:
+            found.append((setting_words(row), chosen))
+    tests = [_p_of_one_share(chosen) for _, chosen in found]
+    for (where, chosen), p in zip(found, holm(tests) if tests else [], strict=True):
         values = 100 * chosen["share_above_threshold"].to_numpy(dtype=float)
-        if len(values) < 2:
-            continue
-        spread = mean_interval(values)
-        wide = float(np.ptp(values)) > 2 * 6.9 and len(values) >= LEAST_INITS
-        batches = f", {int(row['num_draws']) // len(values)} mini-batches each"
+        mean, batches = values.mean(), chosen["num_draws"].mean()
+        alone = math.sqrt(mean * (100 - mean) / batches)
+        wide = float(np.ptp(values)) > 2 * _OF_BATCHES and len(values) >= LEAST_INITS and p < LEVEL
         yield Finding(
-            where=setting_words(row),
+            where=where,
             standing=Standing.SUPPORTED if wide else Standing.UNDECIDED,
-            numbers=f"{values.min():.1f} to {values.max():.1f} % over {len(values)} initialisations"
-            f"{batches}, sd {spread.sd:.1f}",
+            numbers=f"{values.min():.1f} to {values.max():.1f} % over {len(values)} initialisations, "
+            f"{batches:.0f} mini-batches each, sd {mean_interval(values).sd:.1f}, {alone:.1f} if only "
+            "mini-batches differed" + (f", p = {p:.2g} (Holm)" if p == p else ""),
         )
+
+
+def _p_of_one_share(chosen: pd.DataFrame) -> float:
+    """Chance of shares as far apart, if mini-batches of all initialisations were alike (chi-square)."""
+    batches = chosen["num_draws"].to_numpy(dtype=float)
+    hits = chosen["share_above_threshold"].to_numpy(dtype=float) * batches
+    common = hits.sum() / batches.sum()
+    if not 0 < common < 1:
+        return math.nan
+    statistic = ((hits - batches * common) ** 2).sum() / (common * (1 - common))
+    return float(chdtrc(len(chosen) - 1, statistic / batches.mean()))
 
 
 def dithered(tables: Tables) -> Iterator[Finding]:
@@ -245,19 +272,19 @@ def dithered(tables: Tables) -> Iterator[Finding]:
     if not len(rows):
         return
     for row in rows[(rows["dither"] > 0) & (rows["precision"] == "fp32")].to_dict("records"):
-        exact = row["share_zero"] == 1
+        untied, nonzero = int(row["num_draws_untied"]), int(row["num_draws_untied_nonzero"])
         yield Finding(
             where=setting_words(row),
-            standing=enough_inits(Standing.SUPPORTED, int(row["num_inits"]))
-            if exact
-            else Standing.CONTRADICTED,
-            numbers=f"exactly 0 in {100 * row['share_zero']:.1f} % of {row['num_draws']} draws, "
-            f"{row['num_inits']} initialisations",
+            standing=Standing.CONTRADICTED
+            if nonzero
+            else enough_inits(Standing.SUPPORTED, int(row["num_inits"])),
+            numbers=f"not 0 in {nonzero} of {untied} draws without a live tie; {row['num_draws']} draws of "
+            f"{row['num_inits']} initialisations, exactly 0 in {100 * row['share_zero']:.1f} % of all",
         )
 
 
 def epsilon(tables: Tables) -> Iterator[Finding]:
-    """What 1e-8 is in fp16, and how runs end with values that fp16 holds, at beta = 0."""
+    """What 1e-8 is in fp16, and how runs of Adam end with values that fp16 holds, at beta = 0."""
     stored, least = float(np.float16(1e-8)), float(np.finfo(np.float16).smallest_subnormal)
     yield Finding(
         where="fp16",
@@ -268,12 +295,15 @@ def epsilon(tables: Tables) -> Iterator[Finding]:
     if runs is None:
         return
     runs = runs[
-        (runs["beta"] == 0) & runs["precision"].str.startswith("fp16") & (runs["outcome"] != "missing")
+        (runs["optimizer"] == "adam")
+        & (runs["beta"] == 0)
+        & runs["precision"].str.startswith("fp16")
+        & (runs["outcome"] != "missing")
     ]
     for value, part in runs.groupby("eps"):
         lost, total = lost_of(part)
         yield Finding(
-            where=f"{part['precision'].iloc[0]}, beta = 0, epsilon {value:g}",
+            where=f"{', '.join(part['precision'].unique())}, beta = 0, epsilon {value:g}",
             standing=Standing.SUPPORTED if total >= LEAST_RUNS and not lost else Standing.UNDECIDED,
             numbers=f"{lost} of {total} runs lost with an epsilon that fp16 holds",
         )

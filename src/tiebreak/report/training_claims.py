@@ -12,7 +12,7 @@ from tiebreak.records.session import OutcomeKind
 from tiebreak.report.findings import Finding, Standing, Tables, in_points, within_margin
 from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions
-from tiebreak.report.stats import Estimate, fisher_more_often, paired_difference
+from tiebreak.report.stats import Estimate, fisher_more_often, mean_interval, paired_difference
 from tiebreak.report.verdicts import LEAST_RUNS
 from tiebreak.report.wording import data_words
 
@@ -64,13 +64,13 @@ def shared_replicates(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataF
 
 
 def _differences(part: pd.DataFrame, beta: float) -> Estimate | None:
-    """Paired accuracy differences to beta = 0 in percentage points, with and without batch norm together.
+    """Paired accuracy differences to beta = 0 in percentage points, of pairs of which no run was lost.
 
     Pairs with batch norm and without start from the same replicate; the mean over both is one value a
     replicate, so that values are independent.
     """
     keys = [name for name in ("batch_norm", "num_epochs", "lr", "eps") if name in part]
-    final = part.dropna(subset=["final_test_accuracy"])
+    final = part[~part["outcome"].isin(LOST)]
     left = final[final["beta"] == beta].set_index([*keys, "replicate"])["final_test_accuracy"]
     right = final[final["beta"] == 0].set_index([*keys, "replicate"])["final_test_accuracy"]
     both = pd.concat([left, right], axis=1, join="inner", keys=["value", "reference"])
@@ -86,16 +86,22 @@ def low_norms(tables: Tables) -> Iterator[Finding]:
     seen = [(where, beta, part, _differences(part, beta)) for where, part in arms for beta in LOW]
     seen = [item for item in seen if item[3] is not None]
     evidence = [within_margin(item[3]) for item in seen if item[3] is not None]
-    same, apart = holm([one for one, _ in evidence]), holm([other for _, other in evidence])
-    for where, part in arms:
+    losses = {
+        where: (lost_of(part[part["beta"].isin(LOW)]), lost_of(part[part["beta"] == 0]))
+        for where, part in arms
+    }
+    same = holm([one for one, _ in evidence])
+    apart = holm(
+        [other for _, other in evidence] + [fisher_more_often(*low, *zero) for low, zero in losses.values()]
+    )
+    loses_more = dict(zip(losses, (p < LEVEL for p in apart[len(seen) :]), strict=True))
+    for where, _ in arms:
         here = [place for place, item in enumerate(seen) if item[0] == where]
         if not here:
             continue
-        lost, total = lost_of(part[part["beta"].isin(LOW)])
-        base, of = lost_of(part[part["beta"] == 0])
+        (lost, total), (base, of) = losses[where]
         words = "; ".join(f"beta = {seen[place][1]:g}: {in_points(seen[place][3])}" for place in here)  # type: ignore[arg-type]
-        more = fisher_more_often(lost, total, base, of) < LEVEL
-        if more or any(apart[place] < LEVEL for place in here):
+        if loses_more[where] or any(apart[place] < LEVEL for place in here):
             standing = Standing.CONTRADICTED
         elif len(here) == len(LOW) and all(same[place] < LEVEL for place in here) and lost <= base:
             standing = Standing.SUPPORTED
@@ -119,6 +125,8 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
             difference = _differences(part, beta)
             tests.append(paired_p(difference) if difference else math.nan)
     adjusted = holm(tests) if tests else []
+    kept = [_differences(part, beta) for _, part in arms for beta in HIGH]
+    same = holm([within_margin(difference)[0] if difference else math.nan for difference in kept])
     for place, (where, part) in enumerate(arms):
         words, worse = [], False
         for index, beta in enumerate(HIGH):
@@ -135,15 +143,11 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
             worse = worse or by_loss < LEVEL or below
         if not words:
             continue
-        unmoved = [
-            within_margin(difference)[0] < LEVEL
-            for beta in HIGH
-            if (difference := _differences(part, beta)) is not None
-        ]
+        unmoved = all(p < LEVEL for p in same[len(HIGH) * place : len(HIGH) * (place + 1)])
         is_lost = any(lost_of(part[part["beta"] == beta])[0] for beta in HIGH)
         if worse:
             standing = Standing.SUPPORTED
-        elif len(unmoved) == len(HIGH) and all(unmoved) and not is_lost:
+        elif unmoved and not is_lost:
             standing = Standing.CONTRADICTED
         else:
             standing = Standing.UNDECIDED
@@ -176,7 +180,7 @@ def reduces(
         for name in ("arch", "source", "optimizer", "precision", "forward", "batch_norm")
         if name != column
     ]
-    found: list[tuple[str, Estimate, float, float]] = []
+    found: list[tuple[str, Estimate, Estimate, float]] = []
     for key, group in runs.groupby(keys, sort=False):
         sides = [_influence(group[group[column] == side]) for side in (weak, strong)]
         both = pd.concat(sides, axis=1, join="inner")
@@ -189,12 +193,20 @@ def reduces(
             named["batch_norm"] = "batch norm" if named["batch_norm"] else "no batch norm"
         named["forward"] = f"{named['forward']} forward"
         found.append(
-            (", ".join(map(str, named.values())), difference, both["weak"].mean(), both["strong"].mean())
+            (
+                ", ".join(map(str, named.values())),
+                difference,
+                mean_interval(both["weak"].to_numpy()),
+                both["strong"].mean(),
+            )
         )
     adjusted = holm([paired_p(difference) for _, difference, *_ in found]) if found else []
-    for (where, difference, left, right), p in zip(found, adjusted, strict=True):
-        same = within_margin(difference)[0] < LEVEL
-        if difference.num < LEAST_RUNS:
+    # Sameness of both sides, and of the weak side with no influence at all: one family.
+    evidence = [within_margin(item[1])[0] for item in found] + [within_margin(item[2])[0] for item in found]
+    small = [p < LEVEL for p in holm(evidence)] if found else []
+    for place, ((where, difference, left, right), p) in enumerate(zip(found, adjusted, strict=True)):
+        same, nothing = small[place], small[len(found) + place]
+        if difference.num < LEAST_RUNS or (same and nothing):
             standing = Standing.UNDECIDED
         elif p < LEVEL and difference.mean > 0:
             standing = Standing.SUPPORTED
@@ -205,8 +217,10 @@ def reduces(
         yield Finding(
             where=where,
             standing=standing,
-            numbers=f"accuracy lost to beta >= 100: {left:.2f} points {words[0]}, {right:.2f} {words[1]}; "
-            f"difference {in_points(difference)}" + (f", p = {p:.2g} (Holm)" if p == p else ""),
+            numbers=f"accuracy lost to beta >= 100: {left.mean:.2f} points {words[0]}, {right:.2f} "
+            f"{words[1]}; difference {in_points(difference)}"
+            + (f", p = {p:.2g} (Holm)" if p == p else "")
+            + ("; there is nothing to reduce" if same and nothing else ""),
         )
 
 

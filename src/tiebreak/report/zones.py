@@ -164,7 +164,9 @@ def zone_shares(gaps: pd.DataFrame) -> pd.DataFrame:
         gaps: as in `init_shares`, with every `gap_*` column.
 
     Returns:
-        One row per (cell, jacobian, recipe). Quantiles are of the finite `gap_sup_sum`, zeros included.
+        One row per (cell, jacobian, recipe). Quantiles are of the finite `gap_sup_sum`, zeros included;
+        `num_draws_untied` counts draws without a live tie, `num_draws_untied_nonzero` those of them whose
+        gap is not 0 all the same.
     """
     return pd.DataFrame(_zone_records(gaps)) if len(gaps) else pd.DataFrame()
 
@@ -178,6 +180,7 @@ def _zone_records(gaps: pd.DataFrame) -> Iterator[dict[str, object]]:
         draws = sizes[(cell, jacobian)]
         sup = draws["gap_sup_sum"].astype(float)
         finite = sup[np.isfinite(sup) & ~draws["nonfinite"].astype(bool)]
+        untied = draws["live_ties"] == 0
         record: dict[str, object] = {
             "cell": cell,
             "jacobian": jacobian,
@@ -189,6 +192,8 @@ def _zone_records(gaps: pd.DataFrame) -> Iterator[dict[str, object]]:
             "num_inits": len(inits),
             "num_draws": int(inits["num_draws"].sum()),
             "num_draws_nonfinite": len(draws) - len(finite),
+            "num_draws_untied": int(untied.sum()),
+            "num_draws_untied_nonzero": int((untied & (sup != 0)).sum()),
         }
         for column in ("share_zero", "share_below_threshold", "share_above_threshold", "share_nonfinite"):
             values = inits[column].to_numpy(dtype=float)
