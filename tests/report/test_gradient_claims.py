@@ -69,6 +69,8 @@ def test_a_gap_counts_against_dithering_only_without_a_live_tie():
     assert finding.standing is Standing.CONTRADICTED
     (few,) = dithered(noisy(*[(0, 0.0)] * 4))
     assert few.standing is Standing.UNDECIDED
+    (tied,) = dithered(noisy(*[(1, 0.0)] * 5))
+    assert tied.standing is Standing.UNDECIDED
 
 
 def test_only_adam_has_an_epsilon():

@@ -277,7 +277,7 @@ def dithered(tables: Tables) -> Iterator[Finding]:
             where=setting_words(row),
             standing=Standing.CONTRADICTED
             if nonzero
-            else enough_inits(Standing.SUPPORTED, int(row["num_inits"])),
+            else enough_inits(Standing.SUPPORTED, int(row["num_inits"]) if untied else 0),
             numbers=f"not 0 in {nonzero} of {untied} draws without a live tie; {row['num_draws']} draws of "
             f"{row['num_inits']} initialisations, exactly 0 in {100 * row['share_zero']:.1f} % of all",
         )
