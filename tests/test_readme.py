@@ -101,7 +101,7 @@ def test_zero_programs_published_number() -> None:
 
 
 def test_certified_numbers_stand_in_the_committed_tables() -> None:
-    """The table of labels, for beta = 1, in the order of its columns; epoch 0 is the draws of `zones` again."""
+    """The labels for beta = 1, in the order of the columns; epoch 0 is draws of `zones` again."""
     folder = ROOT / "results" / "tables" / "certified_vs_threshold"
     labels = pd.read_csv(folder / "certified.csv")
     labels = (
