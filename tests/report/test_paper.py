@@ -39,7 +39,7 @@ LENET = {"arch": "lenet5", "data": "mnist", "optimizer": "sgd", "batch_norm": "f
 ROWS = (
     published_row("accuracy.a", MEAN, "0.98", **LENET, precision="fp32", beta="1"),
     published_row(
-        "accuracy.a.sd", "final test accuracy, sample standard deviation over runs", "0.0005", **LENET,
+        "accuracy.a.sd", "final test accuracy, sample standard deviation over runs", "0.00051", **LENET,
         precision="fp32", beta="1",
     ),
     published_row("accuracy.b", MEAN, "0.5", **LENET, precision="fp32", beta="0"),
@@ -51,9 +51,10 @@ ROWS = (
     ),
     published_row("lr.a", "best learning rate of the search", "0.02", **LENET, precision="fp32", beta="0"),
     published_row(
-        "normpool.a", "smallest gap that is not 0", "1e-7", precision="fp16", note="artefact: a quantum"
+        "normpool.a", "smallest gap that is not 0", "1e-7", precision="fp16", note="artefact: a quantum",
+        unit="gradient"
     ),
-    published_row("other.a", "weight of the moon", "1"),
+    published_row("other.a", "weight of the moon", "1", origin="T"),
     published_row(
         "jacobian_norm.k2.beta100", "norm of the Jacobian at a window with 2 maxima", "70.0", beta="100"
     ),
@@ -173,7 +174,7 @@ def test_verdicts_follow_their_rule(results):
     assert words["normpool.a"] == "published value is an artefact"
     assert words["other.a"] == "not run here"
     assert words["jacobian_norm.k2.beta100"] == "agrees"
-    assert verdicts.loc["other.a", "reason"] == "no rule compares it"
+    assert verdicts.loc["other.a", "reason"] == "our own earlier test; no rule compares it"
     assert "fp16_rounded for fp16" in verdicts.loc["accuracy.c.nan_runs", "reason"]
     assert "3 of 3 diverged" in verdicts.loc["accuracy.c.nan_runs", "reason"]
 
@@ -218,13 +219,78 @@ def test_the_page_stands_alone_and_says_what_it_rests_on(results):
     soup = BeautifulSoup(text, "html.parser")
     assert not soup.find_all("link", href=lambda href: href and not href.startswith("data:"))
     assert not soup.find_all(["img", "script"], src=lambda src: src and not src.startswith("data:"))
-    rows = soup.select("#numbers tbody tr")
+    rows = soup.select("#numbers .sortable tbody tr")
     assert len(rows) == len(ROWS)
     assert "JPEG re-compressions" in soup.select_one("#figures").text
     assert "Holm" in soup.select_one("#rule").text
     assert all(sentence.split(":")[0] in soup.select_one("#missing").text for sentence in missing)
-    counts = {item.contents[-1]: int(item.b.text) for item in soup.select("#numbers .counts li")}
-    assert sum(counts.values()) == len(tables["verdicts"])
+    for row in rows:
+        assert row.select_one("code.id").text in tables["verdicts"]["id"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def soup(results):
+    root, *_, missing = results
+    folders = [root / kind / "paper" for kind in ("tables", "figures")]
+    return BeautifulSoup(paper_page(*folders, missing=missing, results_root=root), "html.parser")
+
+
+def cells_of(soup, name):
+    """Cells of a published number's row by the heading of their column."""
+    row = next(row for row in soup.select("#numbers .sortable tbody tr") if row.code.text == name)
+    headings = [item.text for item in row.find_parent("table").select("thead th")]
+    return dict(zip(headings, row.find_all("td"), strict=True))
+
+
+def test_published_and_reproduced_numbers_are_in_one_unit_and_sort_by_value(results, soup):
+    verdict = results[2]["verdicts"].set_index("id").loc["accuracy.a"]
+    cells = cells_of(soup, "accuracy.a")
+    mean, low, high = (100 * verdict[f"reproduced{name}"] for name in ("", "_low", "_high"))
+    assert cells["published"].text == "98.00 %"
+    assert cells["reproduced (95 %)"].text == f"{mean:.2f} % ({low:.2f} to {high:.2f} %)"
+    assert float(cells["published"]["data-sort"]) == 0.98
+    assert float(cells["reproduced (95 %)"]["data-sort"]) == verdict["reproduced"]
+    assert cells_of(soup, "accuracy.a.sd")["published"].text == "0.051 points"
+    assert cells_of(soup, "normpool.a")["published"].text == "1e-07"
+    waiting = cells_of(soup, "lr.a")["reproduced (95 %)"]
+    assert (waiting.text, waiting["data-sort"]) == ("–", "nan")
+
+
+def test_what_n_counts_is_said_on_either_side(soup):
+    zone, accuracy = cells_of(soup, "zones.a"), cells_of(soup, "accuracy.a")
+    assert (zone["n, published"].text, zone["n, ours"].text) == ("391 mini-batches", "10 inits")
+    assert (accuracy["n, published"].text, accuracy["n, ours"].text) == ("10 runs", "3 runs")
+    assert (zone["n, published"]["data-sort"], zone["n, ours"]["data-sort"]) == ("391.0", "10")
+
+
+def test_our_own_earlier_tests_are_no_published_numbers(results, soup):
+    verdicts = results[2]["verdicts"]
+    columns = [item.text for item in soup.select("#table-summary thead th")][1:]
+    rows = {
+        row.th.text: dict(zip(columns, (int(item.text) for item in row.find_all("td")), strict=True))
+        for row in soup.select("#table-summary tbody tr")
+    }
+    assert rows["all"] == {
+        "measured": 7, "constants, formulas, counts": 1, "published, together": 8, "our own earlier tests": 1,
+    }  # fmt: skip
+    assert rows["agrees"]["constants, formulas, counts"] == 1
+    assert rows["not run here"]["our own earlier tests"] == 1
+    for name, row in rows.items():
+        own = row["our own earlier tests"]
+        number = len(verdicts) if name == "all" else int((verdicts["verdict"] == name).sum())
+        assert row["published, together"] + own == number
+        assert row["published, together"] == row["measured"] + row["constants, formulas, counts"]
+    assert "8 published numbers: 7 that were measured" in soup.select_one("#numbers").text
+
+
+def test_trials_that_studies_share_are_counted_once(results, soup):
+    root, _, tables, _ = results
+    distinct = len(list((root / "records").rglob("*.jsonl")))
+    shared = int(tables["plan"]["num_done"].sum())
+    assert distinct < shared
+    said = soup.select_one("header .meta").text
+    assert f"{distinct} trials have a record, each counted once" in said
+    assert f"{shared} of {int(tables['plan']['num_trials'].sum())}" in said
 
 
 @pytest.mark.parametrize("verb", ["draw", "report", "tabulate"])

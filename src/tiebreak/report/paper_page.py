@@ -17,6 +17,7 @@ from markupsafe import Markup
 from tiebreak.report.findings import Standing
 from tiebreak.report.paper import NAME
 from tiebreak.report.paper_figures import drawn
+from tiebreak.report.quantities import counted, unit_of
 from tiebreak.report.table_files import arguments, read_index, read_tables, to_csv
 from tiebreak.report.thinning import thinned
 from tiebreak.report.verdicts import RULE, Verdict
@@ -46,6 +47,12 @@ HEADINGS = {
     "own": "Not published: our own earlier tests of the published formula and code, shown for comparison",
 }
 """Headings of the published numbers, by what their ids begin with."""
+
+_CONSTANTS = ("zero", "threshold", "jacobian_norm", "parameters")
+"""What the ids of published numbers without chance begin with: constants of the code, formulas, counts."""
+
+_OWN = "T"
+"""Tag of our own earlier tests, which were not published."""
 
 _CLASS = {
     str(Verdict.AGREES): "good",
@@ -87,7 +94,7 @@ def paper_page(
         style=Markup(style),
         script=Markup((folder / "sort.js").read_text(encoding="utf-8")),
         rule=_paragraphs(RULE),
-        counts={str(kind): int((verdicts["verdict"] == kind).sum()) for kind in Verdict},
+        summary=_summary(verdicts) if len(verdicts) else None,
         kinds=_CLASS,
         groups=[(GROUPS[key], list(_claims(part))) for key, part in _grouped(tables["claims"], "group")],
         published=list(_published(verdicts)) if len(verdicts) else [],
@@ -103,6 +110,7 @@ def paper_page(
         missing=missing,
         thinned=list(thinned(plan)),
         plan=plan.to_dict("records"),
+        num_records=index.get("members", {}).get("records", 0),
         num_done=int(plan["num_done"].sum()),
         num_trials=int(plan["num_trials"].sum()),
         downloads=[
@@ -154,9 +162,30 @@ def _claims(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
+def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
+    """How many numbers have which verdict: those measured, those without chance, and our own earlier tests.
+
+    Returns:
+        `num_measured`, `num_constant`, `num_own`, and `rows`: the verdict and its counts in this order, where
+        the published numbers together come before our own.
+    """
+    own = verdicts["origin"] == _OWN
+    constant = ~own & verdicts["id"].str.split(".").str[0].isin(_CONSTANTS)
+    columns = (~own & ~constant, constant, ~own, own)
+    rows = [
+        {
+            "verdict": str(kind),
+            "counts": [int((verdicts.loc[chosen, "verdict"] == kind).sum()) for chosen in columns],
+        }
+        for kind in Verdict
+    ]
+    measured, constants, _, tests = (int(chosen.sum()) for chosen in columns)
+    return {"num_measured": measured, "num_constant": constants, "num_own": tests, "rows": rows}
+
+
 def _published(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Published numbers by what their ids begin with; those of our own earlier tests come last."""
-    own = verdicts["origin"].isin(["T"])
+    own = verdicts["origin"] == _OWN
     named = verdicts["id"].str.split(".").str[0].where(~own, "own")
     for key in dict.fromkeys([*named[~own], *named[own]]):
         yield _numbers(key, HEADINGS.get(key, key.replace("_", " ")), verdicts[named == key])
@@ -184,21 +213,24 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
         setting.append("batch norm" if row["batch_norm"] else "no batch norm")
     if row["beta"] == row["beta"]:
         setting.append(f"beta = {row['beta']:g}")
-    reproduced = _number(row["reproduced"])
-    if row["reproduced_n"]:
-        interval = f" ({_number(row['reproduced_low'])} to {_number(row['reproduced_high'])})"
-        has_interval = row["reproduced_low"] == row["reproduced_low"]
-        reproduced += f"{interval if has_interval else ''}, n = {int(row['reproduced_n'])}"
+    unit = unit_of(row["quantity"], row["unit"])
+    num_published, num_ours = counted(row["quantity"], row["n"], row["reproduced_n"])
     return {
         "id": row["id"],
         "quantity": row["quantity"],
         "setting": ", ".join(str(word) for word in setting if isinstance(word, str) and word),
-        "published": f"{_number(row['value'])}"
-        + (f" ({_number(row['low'])} to {_number(row['high'])})" if row["low"] == row["low"] else "")
-        + (f", n = {int(row['n'])}" if row["n"] == row["n"] else ""),
-        "unit": _text(row["unit"]),
+        "published": unit.text(row["value"], low=row["low"], high=row["high"]),
+        "published_value": float(row["value"]),
+        "n": row["n"],
+        "num_published": num_published,
+        "reproduced": unit.text(row["reproduced"], low=row["reproduced_low"], high=row["reproduced_high"])
+        if row["reproduced_n"]
+        else "–",
+        "reproduced_value": float(row["reproduced"]) if row["reproduced_n"] else math.nan,
+        "reproduced_n": row["reproduced_n"] or math.nan,
+        "num_ours": num_ours,
+        "unit": unit.words,
         "origin": _text(row["origin"]),
-        "reproduced": reproduced if row["reproduced_n"] else "–",
         "verdict": row["verdict"],
         "reason": _text(row["reason"]) or _text(row["note"]),
         "study": _text(row["study"]),
@@ -213,15 +245,6 @@ def _whole(value: float) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _number(value: Any) -> str:
-    if value is None or value != value:
-        return "none"
-    size = abs(value)
-    if value and (size < 1e-3 or size >= 1e5):
-        return f"{value:.3g}"
-    return f"{value:.2f}".rstrip("0").rstrip(".") if not math.isinf(value) else str(value)
 
 
 def _origin(chosen: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], study: str) -> str:
