@@ -7,14 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from tiebreak.records.table import MISSING
 from tiebreak.report.certified_answers import certified_sentences
 from tiebreak.report.counts import count_sentences
 from tiebreak.report.derivatives import derivative_sentence
 from tiebreak.report.descent_answers import descent_sentences
 from tiebreak.report.panels import context, groups, precisions, rules
 from tiebreak.report.scoreboard import scoreboard_sentences
+from tiebreak.report.tie_answers import norm_pool_sentences, tie_map_sentences, zero_program_sentences
 from tiebreak.report.touches import touch_sentences
-from tiebreak.report.training_answers import accuracy_sentence, arms_sentence, network_sentence
+from tiebreak.report.training_answers import (
+    accuracy_sentence,
+    arms_sentence,
+    drift_sentences,
+    lr_search_sentences,
+    network_sentence,
+)
 from tiebreak.report.wording import beta_words, count, listed, of_context, percent
 from tiebreak.report.zones import Threshold
 
@@ -22,6 +30,14 @@ Tables = Mapping[str, pd.DataFrame]
 
 MAX_CONTEXTS = 2
 """Settings besides precision and beta that are told in words; of more, only their number is said."""
+
+_OF_ONE_TABLE = {
+    "drift": ("drift", drift_sentences),
+    "lr_search": ("lr_search", lr_search_sentences),
+    "zero_program": ("zero_programs", zero_program_sentences),
+    "norm_pool": ("norm_gaps", norm_pool_sentences),
+}
+"""Protocols whose sentences come from one table, with its name."""
 
 
 def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
@@ -65,7 +81,19 @@ def answers(tables: Tables, protocols: Sequence[str]) -> list[str]:
         sentences += touch_sentences(tables)
     if "noise" in tables:
         sentences.append(_noise(tables["noise"]))
-    return sentences or ["There is no evidence yet: no trial of this study has a record."]
+    for protocol, (name, sentences_of) in _OF_ONE_TABLE.items():
+        if protocol in protocols and name in tables:
+            sentences += sentences_of(tables[name])
+    if "tie_map" in protocols and "images" in tables:
+        sentences += tie_map_sentences(tables["images"], tables.get("tied_windows"))
+    return sentences or [_without_sentence(tables)]
+
+
+def _without_sentence(tables: Tables) -> str:
+    """What is said where no protocol has a sentence of its own."""
+    if "trials" in tables and (tables["trials"]["outcome"] != MISSING).any():
+        return "No sentence sums this study up: the tables below have the numbers."
+    return "There is no evidence yet: no trial of this study has a record."
 
 
 def _gradient(zones: pd.DataFrame) -> str:

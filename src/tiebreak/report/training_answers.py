@@ -1,4 +1,5 @@
-"""Sentences about training: runs lost, accuracies, and what the way of computing the value does to both."""
+"""Sentences about training: runs lost, accuracies, what the way of computing the value does to both, how far
+weights end apart, and searches of a learning rate."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from tiebreak.design.axes import Forward
-from tiebreak.report.panels import context, precisions, rule, rules
+from tiebreak.report.panels import context, groups, precisions, rule, rules
 from tiebreak.report.stats import fisher_more_often
-from tiebreak.report.wording import beta_words, count, listed, percent, points
+from tiebreak.report.wording import beta_words, count, listed, of_context, percent, points
 
 _LOST = {"diverged": "diverged", "not_learned": "never left chance", "failed": "failed"}
 _UNLIKELY = 0.05
@@ -107,6 +108,69 @@ def accuracy_sentence(accuracy: pd.DataFrame, pairs: pd.DataFrame | None) -> Ite
         yield f"{base}No difference to beta = 0 has an interval yet: that takes two pairs of finished runs."
         return
     yield f"{base}{_apart(known, pairs, 'other minus beta = 0')}"
+
+
+def drift_sentences(drift: pd.DataFrame) -> Iterator[str]:
+    """How far rules at ties lead weights apart by the last epoch, beside the same rule run again.
+
+    Args:
+        drift: table `drift`, a row a cell, rule, copy and epoch.
+    """
+    of_reference = rule(drift.assign(jacobian=drift["reference"]))
+    drift = drift.assign(context=context(drift), rule=rule(drift), reference_rule=of_reference)
+    last = drift[drift["epoch"] == drift.groupby("cell")["epoch"].transform("max")]
+    is_same = last["jacobian"] == last["reference"]
+    other, again = last[~is_same], last[is_same & (last["copy"] > 0)]
+    epochs = listed([str(epoch) for epoch in sorted(set(last["epoch"].astype(int)))])
+    for (title,), part in groups(other, "context"):
+        known = part.dropna(subset="distance_l2_mean")
+        words = []
+        for name in precisions(part):
+            here = known[known["precision"] == name].sort_values("distance_l2_mean", kind="stable")
+            ends = [here.iloc[0], here.iloc[-1]] if len(here) else []
+            words.append(f"{name} {' to '.join(map(_distance, ends)) or 'none finite'}")
+        lost, total = int(part["num_nonfinite"].sum()), int(part["num_inits"].sum())
+        yield (
+            f"Weights after {epochs} epochs{of_context(title)}, L2 distance to the run at "
+            f"{beta_words(str(part['reference_rule'].iloc[0]))}, smallest to largest mean over "
+            f"{_span(part['num_inits'])}: {'; '.join(words)}. Not finite: {lost} of {count(total, 'run')}."
+        )
+    if len(again):
+        apart = again[(again["distance_l2_max"] > 0) | (again["num_nonfinite"] > 0)]
+        yield (
+            "The same rule run again ended with the same weights bit for bit in "
+            f"{len(again) - len(apart)} of {count(len(again), 'cell')}."
+        )
+
+
+def _distance(row: pd.Series) -> str:
+    return f"{row['distance_l2_mean']:.2g} ({beta_words(str(row['rule']))}, {row['forward']} forward)"
+
+
+def lr_search_sentences(searches: pd.DataFrame) -> Iterator[str]:
+    """The learning rates that were found, and what became of the candidates.
+
+    Args:
+        searches: table `lr_search`, a row a search.
+    """
+    words = []
+    for name in precisions(searches):
+        here = searches[searches["precision"] == name]
+        rates = [f"{rate:.3g}" for rate in (here["best_lr"].min(), here["best_lr"].max())]
+        found = [
+            percent(share) for share in (here["validation_accuracy"].min(), here["validation_accuracy"].max())
+        ]
+        words.append(
+            f"{name} {' to '.join(dict.fromkeys(rates))} with {' to '.join(dict.fromkeys(found))} of "
+            f"held-out images right ({len(here)})"
+        )
+    text = f"Best learning rates (searches in brackets): {'; '.join(words)}."
+    if "num_candidates" in searches:
+        total, pruned, bad = (
+            int(searches[f"num_{kind}"].sum()) for kind in ("candidates", "pruned", "nonfinite")
+        )
+        text += f" Of {count(total, 'candidate')} {pruned} were pruned and {bad} ended not finite."
+    yield text
 
 
 def _apart(known: pd.DataFrame, every: pd.DataFrame, what: str) -> str:
