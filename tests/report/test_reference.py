@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 
 from tiebreak.cli import main
 from tiebreak.design.axes import UserError
-from tiebreak.report.reference import beside, read_reference
+from tiebreak.report.reference import read_reference
+from tiebreak.report.reference_rows import MOST_BYTES
 
 EPOCHS = "run_id,epoch,train_loss,train_accuracy,test_loss,test_accuracy,maxpool,batch_norm\n"
 
@@ -125,7 +128,7 @@ def test_copies_of_a_notebook_count_only_where_the_file_is_gone(clone):
     reference = read_reference(clone(lost, epochs((0, 0.0, [0.92], False))))
     assert set(reference.runs["arch"]) == {"lenet5", "resnet18"}
     assert any(f"{lost} is a notebook's copy of a file that is not there" in it for it in reference.remarks)
-    assert "1 copies in folders .ipynb_checkpoints were passed over" in reference.remarks
+    assert "1 copy in folders .ipynb_checkpoints passed over" in reference.remarks
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_copies_of_a_notebook_count_only_where_the_file_is_gone(clone):
         (
             "train/mnist/lenet/batch_norm_True/sgd/bits_16/results.csv",
             epochs((0, 0.0, [0.5], False), (0, 0.0, [0.6], False)),
-            "1 rows for a maxpool and run_id and epoch that it had before",
+            "1 row for a maxpool and run_id and epoch that it has again, 1 of them with other values",
         ),
     ],
 )
@@ -159,30 +162,290 @@ def test_a_file_that_does_not_fit_is_named(clone, path, text, words):
     assert len(reference.runs) >= 2  # the others stand
 
 
+LENET = "train/mnist/lenet/batch_norm_True/sgd/bits_16/results.csv"
+RATES = "best_learning_rates/mnist/lenet/batch_norm_True/sgd/bits_16/best_lr.csv"
+IMAGENET = "train/imagenet/bits_24/maxpool_10.0.csv"
+RANKS = "experiment,epoch,accuracy,maxpool\n"
+
+
+@pytest.mark.parametrize("path", [LENET, RATES, IMAGENET])
+@pytest.mark.parametrize("ending", ["\n", "", "\r\n\r\n"])
+def test_a_file_of_a_header_alone_is_named_and_the_others_stand(clone, path, ending, tmp_path, capsys):
+    header = {LENET: EPOCHS, RATES: ",maxpool,lr,accuracy\n", IMAGENET: RANKS}[path].strip()
+    root = clone(path, header + ending)
+    assert main(["import-reference", str(root), f"results={tmp_path / 'out'}"]) == 0
+    assert f"results/{path} has no row that counts; it was passed over" in capsys.readouterr().out
+    assert len(read_reference(root).runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (",1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
+        ("0.5,1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
+        ("inf,1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
+        ("0,,0.5,0.5,0.5,0.9,0,True", "has 1 row whose epoch is empty or no whole number (line 3)"),
+        ("0,1e400,0.5,0.5,0.5,0.9,0,True", "has 1 row whose epoch is empty or no whole number (line 3)"),
+        ("0,1,0.5,0.5,0.5,0.9,nan,True", "has 1 row whose maxpool is empty or no finite number (line 3)"),
+        ("0,1,0.5", "has 1 row of another length than the header (line 3)"),
+        ("0,1,0.5,0.5,0.5,0.9,0,True,7,7", "has 1 row of another length than the header (line 3)"),
+        ("0,1,0.5,0.5,0.5,much,0,True", "test_accuracy on line 3 is 'much'"),
+        ("0,1,0.5,0.5,0.5,1_0,0,True", "test_accuracy on line 3 is '1_0'"),
+    ],
+)
+def test_a_row_that_does_not_count_is_named_and_the_others_do(clone, row, words):
+    reference = read_reference(
+        clone(LENET, f"{EPOCHS}0,0,0.5,0.5,0.5,0.8,0,True\n{row}\n0,2,1,1,1,0.9,0,True\n")
+    )
+    (remark,) = (it for it in reference.of_files if it.startswith(f"results/{LENET} "))
+    assert words in remark
+    assert "passed over" in remark
+    run = reference.runs.set_index("precision").loc["fp16"]
+    assert (run["num_epochs"], run["final_accuracy"]) == (2, 0.9)
+
+
+def test_many_rows_without_a_run_are_counted(clone):
+    rows = "0,0,0.5,0.5,0.5,0.8,0,True\n" + ",1,0.5,0.5,0.5,0.8,0,True\n" * 9
+    said = "\n".join(read_reference(clone(LENET, EPOCHS + rows)).of_files)
+    assert "has 9 rows whose run_id is empty or no whole number (lines 3, 4, 5 and 6 more)" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("0,1,inf,0.5,0.5,0.9,0,True", "train_loss is negative or infinite (line 3); kept as it stands"),
+        ("0,1,0.5,0.5,1e400,0.9,0,True", "test_loss is negative or infinite (line 3)"),
+        ("0,1,0.5,0.5,0.5,inf,0,True", "test_accuracy is outside 0 to 1 (line 3)"),
+        ("0,1,0.5,0.5,0.5,98.2,0,True", "test_accuracy is outside 0 to 1 (line 3)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_and_kept(clone, row, words):
+    reference = read_reference(clone(LENET, f"{EPOCHS}0,0,0.5,0.5,0.5,0.8,0,True\n{row}\n"))
+    assert words in "\n".join(reference.of_files)
+    assert reference.runs.set_index("precision").loc["fp16", "num_epochs"] == 2
+
+
+def test_an_accuracy_of_nan_beside_finite_losses_is_said_and_not_in_the_mean(clone):
+    text = epochs((0, 0.0, [0.5, "nan"], False), (1, 0.0, [0.5, 0.9], False), (2, 0.0, ["", 0.7], False))
+    reference = read_reference(clone(LENET, text))
+    row = reference.table().set_index("precision").loc["fp16"]
+    assert (row["num_runs"], row["num_accuracies"], row["num_nan"]) == (3, 2, 0)
+    assert row["accuracy_mean"] == pytest.approx(0.8)
+    assert row["remarks"] == (
+        "2 of 3 runs have NaN as accuracy in 2 epochs, though no loss is NaN; "
+        "1 of 3 runs end without an accuracy and are not in its mean"
+    )
+    assert any(row["remarks"].split("; ")[0] in remark for remark in reference.remarks)
+
+
+def test_nan_on_one_rank_is_said_and_not_averaged_away(clone):
+    rows = "0,0,75,10\n0,0,75,10\n0,1,76,10\n0,1,nan,10\n0,2,77,10\n0,2,77,10\n"
+    reference = read_reference(clone(IMAGENET, RANKS + rows))
+    said = "\n".join(reference.of_files)
+    assert "NaN on some ranks and not on others in 1 epoch (first: run 0, epoch 1)" in said
+    assert "they differ in 0 epochs" in said
+    run = reference.runs.set_index("data").loc["imagenet"]
+    assert (run["num_nan_accuracies"], run["went_nan"], run["final_accuracy"]) == (1, True, 0.77)
+
+
+def test_nan_on_all_ranks_is_an_epoch_of_nan_and_no_difference(clone):
+    reference = read_reference(clone(IMAGENET, RANKS + "0,0,75,10\n0,0,75,10\n0,1,nan,10\n0,1,nan,10\n"))
+    said = "\n".join(reference.of_files)
+    assert "they differ in 0 epochs" in said
+    assert "some ranks" not in said
+    row = reference.table().set_index("data").loc["imagenet"]
+    assert (row["num_nan"], row["num_accuracies"]) == (1, 0)
+    assert math.isnan(row["accuracy_mean"])
+    assert "1 of 1 runs went to NaN; 1 of 1 runs end without an accuracy" in row["remarks"]
+
+
+def test_ranks_that_are_missing_and_a_beta_that_is_not_the_name_are_said(clone):
+    rows = "0,0,75,10\n0,0,75,10\n0,1,76,10\n0,2,77,100\n0,2,77,10\n"
+    said = "\n".join(read_reference(clone(IMAGENET, RANKS + rows)).of_files)
+    assert "has fewer than 2 rows, one a rank, in 1 epoch" in said
+    assert "has 1 row whose maxpool is not the 10 of its name, which counts" in said
+
+
+def test_rows_that_stand_twice_say_whether_they_differ(clone):
+    same = "0,0,0.5,0.5,0.5,0.8,0,True\n"
+    reference = read_reference(clone(LENET, EPOCHS + same * 3 + same.replace("0.8", "0.9")))
+    said = "\n".join(reference.of_files)
+    assert "has 3 rows for a maxpool and run_id and epoch that it has again, 1 of them with other" in said
+    assert reference.runs.set_index("precision").loc["fp16", "final_accuracy"] == 0.9
+
+
+def test_a_rate_of_nan_is_named_and_kept(clone):
+    reference = read_reference(clone(RATES, ",maxpool,lr,accuracy\n0,0,0.1,0.9\n1,1,nan,\n"))
+    assert f"results/{RATES} has 1 row with a NaN as lr or accuracy; kept as it stands" in reference.of_files
+    assert len(reference.rates) == 2
+
+
+def test_line_ends_a_byte_order_mark_and_further_columns_change_nothing(clone):
+    text = epochs((0, 0.0, [0.5, 0.8], False))
+    plain = read_reference(clone(LENET, text)).runs
+    longer = "\n".join(f"{line},{'note' if not at else 'a b'}" for at, line in enumerate(text.splitlines()))
+    for other in (text.replace("\n", "\r\n"), text.replace("\n", "\r"), longer):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            place = clone("a.txt", "") / "results" / LENET
+            place.write_bytes(mark + other.encode())
+            reference = read_reference(place.parents[7])
+            pd.testing.assert_frame_equal(reference.runs, plain)
+            assert not any(LENET in remark for remark in reference.remarks if "single run" not in remark)
+
+
+def fifo(place):
+    os.mkfifo(place)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda place: place.write_bytes(b"\xff\xfea\x00"), "cannot be read as a table ('utf-8' codec"),
+        (lambda place: place.write_bytes(b"\x00" * 40), "has no column run_id, epoch, maxpool"),
+        (
+            lambda place: place.write_text(EPOCHS + '0,"0'),
+            "cannot be read as a table (unexpected end of data)",
+        ),
+        (lambda place: place.write_text(EPOCHS + "x" * 200_000), "cannot be read as a table (field larger"),
+        (lambda place: place.write_text(EPOCHS.replace(",", ";")), "has no column run_id, epoch, maxpool"),
+        (lambda place: place.write_text("epoch," + EPOCHS), "has more than one column epoch"),
+        (lambda place: place.symlink_to("nowhere"), "is no file that can be read"),
+        (lambda place: place.symlink_to(place), "is no file that can be read"),
+        (fifo, "is no file that can be read"),
+        (lambda place: place.mkdir(), "is a folder, not a file"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_the_others_stand(clone, make, words):
+    root = clone("a.txt", "")
+    place = root / "results" / LENET
+    place.parent.mkdir(parents=True)
+    make(place)
+    reference = read_reference(root)
+    (remark,) = (it for it in reference.of_files if it.startswith(f"results/{LENET} "))
+    assert words in remark
+    assert len(reference.runs) == 2
+
+
+def test_a_file_that_may_not_be_read_or_is_huge_is_named(clone, monkeypatch):
+    root = clone(LENET, EPOCHS)
+    with (root / "results" / LENET).open("r+b") as file:
+        file.truncate(MOST_BYTES + 1)
+    assert any(f"results/{LENET} has 64 MiB, more than" in it for it in read_reference(root).of_files)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    reference = read_reference(clone(LENET, EPOCHS))
+    assert f"results/{LENET} cannot be read (Permission denied); it was passed over" in reference.of_files
+
+
+def test_files_that_hold_no_results_are_counted_by_ending(clone):
+    root = clone("a.txt", "")
+    for at in range(40):
+        clone(f"../.git/objects/{at}", "")
+        clone(f"../weights/w{at}.bin", "")
+    for name in (
+        "../a.py",
+        "../b.py",
+        "../LICENSE",
+        "../notes.odt",
+        "../b.csv",
+        "train/a.CSV",
+        "../odd\nname",
+    ):
+        clone(name, "")
+    (root / "again").symlink_to(root)
+    said = read_reference(root).of_files
+    assert not any(".git" in words for words in said)
+    assert (
+        "40 files ending .bin not expected in a clone and passed over: weights/w0.bin, weights/w1.bin, "
+        "weights/w10.bin and 37 more"
+    ) in said
+    for name, ending in (("notes.odt", ".odt"), ("b.csv", ".csv"), ("results/train/a.CSV", ".CSV")):
+        assert f"1 file ending {ending} not expected in a clone and passed over: {name}" in said
+    assert "files that a clone has besides its results were not read: 2 .py, 1 .txt and 1 LICENSE" in said
+    assert "again is a link to a folder; it was not followed" in said
+    assert not any("\n" in words for words in said)
+
+
+def test_a_folder_that_may_not_be_entered_is_named(clone, monkeypatch):
+    root = clone("plots/a.csv", "")
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "plots":
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    reference = read_reference(root)
+    assert reference.of_files == ("results/plots cannot be entered (Permission denied)",)
+    assert len(reference.runs) == 2
+
+
+def test_a_clone_may_be_the_current_folder(clone, monkeypatch):
+    monkeypatch.chdir(clone("train/mnist/odd.csv", ""))
+    (said,) = read_reference(Path()).of_files
+    assert said == "results/train/mnist/odd.csv is not a file that was expected; it was passed over"
+
+
+def test_files_of_many_endings_are_one_sentence(clone):
+    for at in range(30):
+        root = clone(f"../a.x{at:02}", "")
+    said = read_reference(root).of_files
+    assert len(said) == 9
+    assert (
+        "22 files of other endings not expected in a clone and passed over: a.x08, a.x09, a.x10" in said[-1]
+    )
+
+
+def test_a_name_that_is_no_text_is_said(clone, tmp_path, capsys):
+    root = clone("a.txt", "")
+    (root / "results" / os.fsdecode(b"train/\xff.csv")).touch()
+    assert main(["import-reference", str(root), f"results={tmp_path / 'out'}"]) == 0
+    assert "results/train/\\udcff.csv is not a file that was expected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["maxpool_1.2.3.csv", "maxpool_.csv", "maxpool_...csv", "maxpool_-1.csv"])
+def test_a_name_without_a_beta_is_not_expected(clone, name):
+    said = read_reference(clone(f"train/imagenet/bits_24/{name}", RANKS)).of_files
+    assert said == (
+        f"results/train/imagenet/bits_24/{name} is not a file that was expected; it was passed over",
+    )
+
+
+def test_a_clone_without_anything_that_counts_is_a_mistake_and_replaces_nothing(tmp_path, capsys):
+    root, out = tmp_path / "clone", tmp_path / "out"
+    (root / "results" / "train").mkdir(parents=True)
+    (out / "paper").mkdir(parents=True)
+    (out / "paper" / "reference.csv").write_text("earlier")
+    for text in ("", EPOCHS):
+        if text:
+            place = root / "results" / LENET
+            place.parent.mkdir(parents=True)
+            place.write_text(text)
+        assert main(["import-reference", str(root), f"results={out}"]) == 2
+        said = capsys.readouterr()
+        assert "holds no run and no learning rate that can be read; nothing was written" in said.err
+        assert (f"results/{LENET} has no row" in said.out) == bool(text)
+    assert (out / "paper" / "reference.csv").read_text() == "earlier"
+
+
+def test_rates_alone_are_a_reference_too(tmp_path, clone):
+    root = clone(RATES, ",maxpool,lr,accuracy\n0,0.0,0.1,0.9\n")
+    shutil.rmtree(root / "results" / "train" / "mnist")
+    assert main(["import-reference", str(root), f"results={tmp_path / 'out'}"]) == 0
+    assert read_reference(root).table()["lr"].tolist() == [0.1]
+
+
 def test_a_folder_that_is_no_clone(tmp_path, capsys):
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="no folder results/train"):
         read_reference(tmp_path)
-    assert main(["import-reference", str(tmp_path / "nowhere")]) == 2
-    assert "Give the root of a clone" in capsys.readouterr().err
-
-
-def test_ours_stand_beside_it(clone):
-    reference = read_reference(clone("train/mnist/lenet/batch_norm_False/sgd/bits_16/results.csv",
-                                     epochs((0, 0.0, [0.97], False), (1, 0.0, [0.97], False))))  # fmt: skip
-    key = {"arch": "lenet5", "data": "mnist", "optimizer": "sgd", "batch_norm": False, "beta": 0.0}
-    measured = {"num_epochs": 10, "lr": 0.02, "num_planned": 3, "num_missing": 1, "num_diverged": 0}
-    ours = [
-        {**key, **measured, "precision": precision, "forward": forward, "accuracy_mean": mean}
-        for precision, forward, mean in (
-            ("fp16_rounded", "blended", 0.98), ("fp16", "blended", 0.97), ("fp16", "exact", 0.5),
-        )
-    ]  # fmt: skip
-    table = beside(reference.table(), pd.DataFrame(ours))
-    half = table[table["precision"] == "fp16"].set_index("our_precision")
-    assert half["our_accuracy_mean"].to_dict() == {"fp16_rounded": 0.98, "fp16": 0.97}
-    assert set(half["our_num_runs"]) == {2}
-    assert table[table["precision"] == "fp32"]["our_accuracy_mean"].isna().all()
-    assert len(beside(reference.table(), pd.DataFrame())) == 2
+    for name in ("nowhere", "file"):
+        assert main(["import-reference", str(tmp_path / name)]) == 2
+        assert "Give the root of a clone" in capsys.readouterr().err
 
 
 def test_the_verb_writes_the_table_and_says_what_is_odd(clone, tmp_path, capsys):
@@ -190,5 +453,14 @@ def test_the_verb_writes_the_table_and_says_what_is_odd(clone, tmp_path, capsys)
     assert main(["import-reference", str(root), f"results={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "results/train/mnist/odd.csv is not a file that was expected" in said
+    assert f"`tiebreak report paper results={tmp_path / 'out'}` shows them on its page." in said
     table = pd.read_csv(tmp_path / "out" / "paper" / "reference.csv")
     assert table["accuracy_mean"].tolist() == pytest.approx([0.97])
+    kept = (tmp_path / "out" / "paper" / "reference_remarks.txt").read_text()
+    assert kept.splitlines() == [said.splitlines()[0]]
+
+
+def test_a_results_folder_that_cannot_be_made_is_a_sentence(clone, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["import-reference", str(clone("a.txt", "")), f"results={tmp_path / 'file'}"]) == 2
+    assert "fault of ours" not in capsys.readouterr().err

@@ -12,6 +12,8 @@ from tiebreak.design.axes import UserError
 from tiebreak.records.durable import TEMPORARY, explained
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tiebreak.records.store import RecordStore
 
 _PAPER = "paper"
@@ -102,30 +104,43 @@ def _pooled(parsed: argparse.Namespace) -> _Pooled:
 
 
 def import_reference(parsed: argparse.Namespace) -> int:
-    """Read a clone of the published repository and write its results beside ours."""
-    import pandas as pd
+    """Read a clone of the published repository and keep its results beside ours; say what is odd about it.
 
-    from tiebreak.records import durable
-    from tiebreak.report.reference import beside, read_reference
-    from tiebreak.report.tables import build_tables, read_frames
+    Raises:
+        UserError: the clone holds no run and no learning rate; what was kept of an earlier import stands.
+    """
+    from tiebreak.report.reference import read_reference
+    from tiebreak.report.reference_page import beside, keep_reference
+    from tiebreak.report.table_files import arguments
 
     store = store_of(parsed)
     reference = read_reference(parsed.clone)
-    accuracy = pd.DataFrame()
-    if store.study_path(_PUBLISHED).exists():
-        frames = read_frames(store, store.read_study(_PUBLISHED), pool_devices=True, pool_versions=True)
-        accuracy = build_tables(frames)["accuracy"]
-    table = beside(reference.table(), accuracy)
-    place = store.root / "paper" / "reference.csv"
-    with explained(place):
-        durable.make_folder(place.parent)
-        durable.replace(place, table.to_csv(index=False, lineterminator="\n").encode())
     for remark in reference.remarks:
         print(remark)
+    if not len(reference.runs) and not len(reference.rates):
+        raise UserError(
+            f"{parsed.clone} holds no run and no learning rate that can be read; nothing was written. Give a "
+            "whole clone of the published repository."
+        )
+    table = beside(reference.table(), _accuracy(store))
+    place = keep_reference(store.root / "paper", table, reference.of_files)
     known = int(table["our_num_runs"].gt(0).sum())
     found = f"{len(reference.runs)} runs, {len(reference.rates)} learning rates"
-    print(f"{found}; {known} rows stand beside ours: {place}")
+    print(f"{found}; {known} of {len(table)} rows stand beside ours: {place}")
+    print(f"`tiebreak report {arguments(_PAPER, store.root)}` shows them on its page.")
     return 0
+
+
+def _accuracy(store: RecordStore) -> pd.DataFrame:
+    """Our table of accuracies by beta; empty where nothing was trained."""
+    import pandas as pd
+
+    from tiebreak.report.tables import build_tables, read_frames
+
+    if not store.study_path(_PUBLISHED).exists():
+        return pd.DataFrame()
+    frames = read_frames(store, store.read_study(_PUBLISHED), pool_devices=True, pool_versions=True)
+    return build_tables(frames).get("accuracy", pd.DataFrame())
 
 
 _PUBLISHED = "paper/accuracy_by_beta"
