@@ -18,6 +18,7 @@ from tiebreak.report.findings import Standing
 from tiebreak.report.paper import NAME
 from tiebreak.report.paper_figures import drawn
 from tiebreak.report.quantities import counted, unit_of
+from tiebreak.report.reference_page import reference_section
 from tiebreak.report.table_files import arguments, read_index, read_tables, to_csv
 from tiebreak.report.thinning import thinned
 from tiebreak.report.verdicts import RULE, Verdict
@@ -77,6 +78,7 @@ def paper_page(
 
     Raises:
         TableError: a table is not what was written.
+        UserError: an imported reference is not what was written.
     """
     tables, index = read_tables(tables_folder), read_index(tables_folder)
     folder = files("tiebreak.report") / "templates"
@@ -113,6 +115,7 @@ def paper_page(
         num_records=index.get("members", {}).get("records", 0),
         num_done=int(plan["num_done"].sum()),
         num_trials=int(plan["num_trials"].sum()),
+        reference=reference_section(results_root, tables.get("accuracy")),
         downloads=[
             {
                 "name": name,
