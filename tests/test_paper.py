@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import math
 import re
+import statistics
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from tiebreak import max_pool2d
 from tiebreak.config import compose_studies, compose_study, list_studies
-from tiebreak.design.axes import Arch, DataName, Device, OptimizerName, PoolJacobian, Precision
+from tiebreak.design.axes import Arch, DataName, Device, Forward, OptimizerName, PoolJacobian, Precision
 from tiebreak.design.cell import Network
 from tiebreak.models import build
 
@@ -72,6 +75,55 @@ def test_accuracies_are_complete(published):
     assert published["accuracy.vgg11.cifar10.fp32.sgd.nobn.beta10000.nan_runs"]["value"] == "2"
 
 
+def test_the_single_runs_of_a_cell_give_its_published_mean_and_spread(published):
+    key = "accuracy.vgg11.cifar10.fp32.sgd.nobn.beta10000"
+    finals = [float(published[f"{key}.run{number}.final"]["value"]) for number in range(1, 6)]
+    assert statistics.mean(finals) == pytest.approx(float(published[key]["value"]), abs=5e-5)
+    assert statistics.stdev(finals) == pytest.approx(float(published[f"{key}.sd"]["value"]), abs=5e-5)
+    lost = [name for name in published if name.startswith(f"{key}.") and name.endswith("nan_epoch")]
+    assert len(lost) == int(published[f"{key}.nan_runs"]["value"])
+
+
+def test_counts_of_cells_and_runs_are_those_of_the_published_means(published):
+    """Every cell of training that is counted has its mean, and they sum to what is said of all."""
+    means = {
+        key: row
+        for key, row in published.items()
+        if row["quantity"].startswith(("final test accuracy, mean", "top-1 accuracy at the last epoch, mean"))
+        and "amp16.sgd.bn.beta0" != key.partition("vgg11.cifar10.")[2]
+    }
+    counts = {"cells": 0, "runs": 0}
+    for key, row in published.items():
+        if not (named := re.fullmatch(r"matrix\.(\w+\.\w+)\.(cells|runs)", key)) or not row["arch"]:
+            continue
+        mine = [mean for mean in means.values() if (mean["arch"], mean["data"]) == (row["arch"], row["data"])]
+        found = len(mine) if named[2] == "cells" else sum(int(mean["n"]) for mean in mine)
+        assert found == int(row["value"]), key
+        counts[named[2]] += found
+    assert counts == {name: int(published[f"matrix.total.{name}"]["value"]) for name in counts}
+    core = {"lenet5", "vgg11", "resnet18"}
+    pure = [row for row in means.values() if row["arch"] in core and row["precision"] in ("fp16", "fp32")]
+    assert int(published["matrix.factorial"]["value"]) == 4 * 2 * 2 * 2 * len(BETAS)
+    assert len(pure) == int(published["matrix.factorial.published"]["value"])
+
+
+def test_examples_of_the_blended_forward_in_fp16_are_what_it_computes(published):
+    examples = [row for row in published.values() if row["quantity"].startswith("value of the blended")]
+    assert len(examples) == 5
+    for row in examples:
+        value = float(row["quantity"].partition("x=")[2])
+        window = torch.full((1, 1, 2, 2), value, dtype=torch.float16)
+        jacobian = PoolJacobian(beta=float(row["beta"]), forward=Forward.BLENDED)
+        pooled = max_pool2d(window, kernel=2, jacobian=jacobian)
+        torch.testing.assert_close(
+            pooled.flatten(),
+            torch.tensor([float(row["value"])], dtype=torch.float16),
+            rtol=0,
+            atol=0,
+            equal_nan=True,
+        )
+
+
 def test_published_shares_are_multiples_of_one_mini_batch(published):
     for key, row in published.items():
         if key.startswith("zones.") and row["n"] and (counts := re.match(r"(\d+) of (\d+)", row["note"])):
@@ -79,11 +131,13 @@ def test_published_shares_are_multiples_of_one_mini_batch(published):
             assert float(row["value"]) == pytest.approx(int(counts[1]) / int(counts[2]), abs=6e-5), key
 
 
-def test_norms_of_the_jacobians_are_the_published_ones(published):
+def test_norms_of_the_jacobians_are_the_stated_ones_in_every_digit(published):
     for beta in BETAS:
         for num_tied in (2, 3, 4):
-            value = float(published[f"jacobian_norm.k{num_tied}.beta{beta}"]["value"])
-            assert PoolJacobian(beta=beta).norm(num_tied) == pytest.approx(value, rel=1e-5)
+            row = published[f"jacobian_norm.k{num_tied}.beta{beta}"]
+            assert row["origin"] == "I", "nothing published states a norm"
+            digits = len(row["value"].partition(".")[2])
+            assert f"{PoolJacobian(beta=beta).norm(num_tied):.{digits}f}" == row["value"], row["id"]
             squared = 1 - (1 - 1 / num_tied) * beta * (2 - beta)
             assert PoolJacobian(beta=beta).norm(num_tied) == pytest.approx(math.sqrt(squared), rel=1e-12)
 

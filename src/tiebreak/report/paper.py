@@ -20,6 +20,7 @@ from tiebreak.records.table import MISSING
 from tiebreak.report.claims import claim_table
 from tiebreak.report.paired import with_holm
 from tiebreak.report.panels import rule
+from tiebreak.report.planned import source_of
 from tiebreak.report.published import compared, read_published, with_published, with_published_rate
 from tiebreak.report.table_files import arguments, keep_tables, pooling_flags, table_index
 from tiebreak.report.tables import Frames, build_tables, read_frames, with_axes
@@ -140,7 +141,7 @@ def write_paper_tables(
     """
     tables, frames = paper_tables(store, studies, pool_devices=pool_devices, pool_versions=pool_versions)
     if published is not None:
-        tables["verdicts"] = compared(read_published(published), tables)
+        tables["verdicts"] = compared(read_published(published), tables, studies)
     tables["claims"] = claim_table(tables)
     if published is not None:
         for name in ("accuracy", "zones"):
@@ -214,14 +215,6 @@ def _number_of(cells: Sequence[Cell], name: str) -> float:
     """A setting that all cells of a part share: epochs, mini-batches; NaN if they have none or several."""
     values = {float(getattr(cell.measure, name, math.nan)) for cell in cells}
     return values.pop() if len(values) == 1 else math.nan
-
-
-def source_of(cell: Cell) -> str:
-    """The data set by its name or, of a folder of the user's, the folder.
-
-    A part of the plan names what it reads this way.
-    """
-    return cell.data.folder or str(cell.data.name)
 
 
 def _members(studies: Sequence[Study], measured: Mapping[str, bool]) -> pd.DataFrame:

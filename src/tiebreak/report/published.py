@@ -1,21 +1,25 @@
 """Every published number beside the record that answers it, with a verdict by the rule of `verdicts`.
 
 The published numbers are in one file, `paper/published.csv` of the results folder, each with the tag of its
-origin. Which record answers which quantity is said in `reproduced`.
+origin. Which record answers which quantity is said in `reproduced`, and which part of the plan would answer one
+that has no record in `planned`.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tiebreak.design.axes import UserError
-from tiebreak.report.nearest import Answer, Row, Tables, arch_of, nearest
+from tiebreak.design.study import Study
+from tiebreak.report.nearest import Answer, Row, Tables, nearest
 from tiebreak.report.paired import holm
+from tiebreak.report.planned import Planned, Wanted, wanted
 from tiebreak.report.reproduced import held_by, rule_of
 from tiebreak.report.verdicts import Evidence, Verdict, verdict
 
@@ -28,6 +32,9 @@ COLUMNS = (
 _ARTEFACT = re.compile(
     r"\bartefact\b|\bdefect:|every (run|candidate) NaN|never learned|hard-coded", re.IGNORECASE
 )
+_REMARK = re.compile(r"\bremark: ([^;]+)")
+"""What may have made a number and is not proven: it stands beside the comparison and decides nothing."""
+
 _PERCENT = 100.0
 _UNASKED = {"T": "our own earlier test; no rule compares it"}
 _NUMBERS = ("n", "value", "low", "high", "beta")
@@ -66,12 +73,13 @@ def read_published(path: Path) -> pd.DataFrame:
     return text
 
 
-def compared(published: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+def compared(published: pd.DataFrame, tables: Tables, studies: Sequence[Study] = ()) -> pd.DataFrame:
     """Every published number with what was reproduced and the verdict.
 
     Args:
         published: as `read_published` gives them.
         tables: those of the paper: `plan`, `members` and results.
+        studies: what is planned, for the command of a number that has no record.
 
     Returns:
         The published columns, then `reproduced`, `reproduced_low`, `reproduced_high`, `reproduced_n`,
@@ -92,12 +100,15 @@ def compared(published: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     for name in ("p_same", "p_apart"):
         families = table.groupby(table["quantity"].map(_family), sort=False)[name]
         table[name] = families.transform(lambda values: holm(values.to_numpy(dtype=float)))
+    places = _Places(tables, studies)
+    rows = table.to_dict("records")
+    at = [places.of(row, item) for row, item in zip(rows, found, strict=True)]
     words = [
-        _verdict(row, item, p_same=row["p_same"], p_apart=row["p_apart"])
-        for row, item in zip(table.to_dict("records"), found, strict=True)
+        _verdict(
+            row, item, p_same=row["p_same"], p_apart=row["p_apart"], is_planned=not studies or bool(place)
+        )
+        for row, item, place in zip(rows, found, at, strict=True)
     ]
-    places = _Places(tables)
-    at = [places.of(row, item) for row, item in zip(table.to_dict("records"), found, strict=True)]
     return table.assign(
         verdict=[str(word) for word, _ in words],
         reason=[reason for _, reason in words],
@@ -120,53 +131,61 @@ def _answer(row: Row, tables: Tables) -> Answer | None:
     return found.answer(row, tables) if found else None
 
 
-def _verdict(row: Row, item: Answer | None, *, p_same: float, p_apart: float) -> tuple[Verdict, str]:
+def _verdict(
+    row: Row, item: Answer | None, *, p_same: float, p_apart: float, is_planned: bool
+) -> tuple[Verdict, str]:
     words = item.words if item else ""
     if (test := held_by(row["quantity"])) and not _ARTEFACT.search(row["note"]):
         return Verdict.AGREES, f"held by {test}"
     if _ARTEFACT.search(row["note"]):
-        return Verdict.ARTEFACT, "; ".join(part for part in (row["note"], words) if part)
+        return Verdict.ARTEFACT, _joined(row["note"], words)
     if item is None:
-        return Verdict.NOT_RUN, "" if rule_of(row["quantity"]) else _UNASKED.get(
-            row["origin"], "no rule compares it"
-        )
+        return Verdict.NOT_RUN, _why_not(row, is_planned=is_planned)
     adjusted = Evidence(p_same=p_same, p_apart=p_apart, same=item.evidence.same)
-    return verdict(adjusted), words
+    return verdict(adjusted), _joined(words, *_REMARK.findall(row["note"]))
+
+
+def _why_not(row: Row, *, is_planned: bool) -> str:
+    """Why no record answers a number; empty where one is only waited for."""
+    if rule_of(row["quantity"]) is None:
+        return _UNASKED.get(row["origin"], "no rule compares it")
+    if wanted(row) is None:
+        return _joined("no rule compares it", row["note"])
+    return "" if is_planned else _joined("no study has this setting", row["note"])
+
+
+def _joined(*words: str) -> str:
+    return "; ".join(word for word in words if word)
 
 
 class _Places:
-    """Where numbers come from or would: study, device and command, looked up once a cell or setting."""
+    """Where numbers come from or would: study, device and command."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._plan = tables.get("plan", pd.DataFrame())
-        members = tables.get("members", pd.DataFrame(columns=["cell"]))
-        self._by_cell = members.drop_duplicates("cell").set_index("cell").to_dict("index")
-        rows = self._plan.to_dict("records")
-        self._commands = {(row["study"], row["part"]): row["command"] for row in rows}
-        self._by_setting: dict[tuple[str, str, str], dict[Any, Any]] = {}
+    def __init__(self, tables: Tables, studies: Sequence[Study]) -> None:
+        plan = tables.get("plan", pd.DataFrame(columns=["study", "part", "num_replicates", "command"]))
+        self._commands = plan.set_index(["study", "part"])["command"].to_dict()
+        self._planned = Planned(studies)
+        members = tables.get("members", pd.DataFrame(columns=["study", "part", "cell"]))
+        members = members.merge(plan[["study", "part", "num_replicates"]], on=["study", "part"], how="left")
+        # A cell may be in several parts; the one with the most replicates holds all that were compared.
+        members = members.sort_values("num_replicates", ascending=False, kind="stable")
+        first = members.drop_duplicates("cell").drop(columns="num_replicates")
+        self._by_cell = first.set_index("cell").to_dict("index")
 
     def of(self, row: Row, item: Answer | None) -> dict[Any, Any]:
         """Of the cell that answers or, without one, of the part that would."""
         if item is not None and (found := self._by_cell.get(item.cell)):
             return {**found, "command": self._commands.get((found["study"], found["part"]), "")}
-        asked = rule_of(row["quantity"])
-        if asked is None or not len(self._plan):
+        asked = wanted(row)
+        place = self._planned.part_for(asked) if asked else None
+        if asked is None or place is None:
             return {}
-        setting = arch_of(row), str(row["data"]), asked.protocol
-        if setting not in self._by_setting:
-            self._by_setting[setting] = self._part(*setting)
-        return self._by_setting[setting]
+        return {"study": place[0], "command": self._command(asked, place)}
 
-    def _part(self, arch: str, data: str, protocol: str) -> dict[Any, Any]:
-        plan = self._plan
-        fits = plan[
-            plan["archs"].map(lambda names: not arch or arch in str(names).split())
-            & plan["datas"].map(lambda names: not data or data in str(names).split())
-            & (plan["protocol"] == protocol)
-        ]
-        best = fits[fits["part"].str.contains("published")] if len(fits) else fits
-        chosen = best if len(best) else fits
-        return chosen.iloc[0][["study", "command"]].to_dict() if len(chosen) else {}
+    def _command(self, asked: Wanted, place: tuple[str, str]) -> str:
+        command = self._commands.get(place, "")
+        device = f" device={asked.device}" if asked.device else ""
+        return command if not command or command.endswith(device) else f"{command}{device}"
 
 
 def with_published(table: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,188 @@
+"""Every published number and the study that would answer it; what is called an artefact; what the file holds."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tiebreak.config import compose_studies, list_studies
+from tiebreak.design.axes import Device
+from tiebreak.design.cell import Cell
+from tiebreak.records.store import RecordStore
+from tiebreak.report.paper import paper_tables, studies_of
+from tiebreak.report.published import compared, read_published
+from tiebreak.report.verdicts import Verdict
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper" / "published.csv"
+NO_STUDY = {
+    r"^lr\.densenet121": "no search of DenseNet121 is planned",
+    r"^lr\..*\.adam\.": "searches are of SGD",
+    r"^lr\..*\.amp16\.": "searches are in pure formats",
+    r"^arms\.": "the small digits of our own earlier test are no data set here",
+    r"^gaps\.(?:noise|same_backprop|different_backprop)\.": "no generator was published",
+    r"^gaps\.normpool\.fp16\.zero$": "the rule of exact zeros reads the zones",
+    r"^drift\.fp16\.(?:beta0\.control|beta10000)$": "no epoch is published with it",
+}
+"""Numbers that have a rule and no study, by their id, and why."""
+
+
+@pytest.fixture(scope="module")
+def studies():
+    names = [name for name in list_studies() if name.startswith(("paper/", "beyond/"))]
+    return [run.study for run in compose_studies(names, device=lambda: Device.CPU)]
+
+
+@pytest.fixture(scope="module")
+def unanswered(studies, tmp_path_factory):
+    """Every published number beside no record at all, so that each names what is to be run."""
+    store = RecordStore(tmp_path_factory.mktemp("none"))
+    planned = studies_of(store, studies)
+    tables, _ = paper_tables(store, planned)
+    found = compared(read_published(PUBLISHED), tables, planned)
+    command = found["command"].str.replace(f" results={store.root}", "", regex=False)
+    return found.assign(command=command).set_index("id", drop=False)
+
+
+def asks_the_same(row, cell: Cell) -> bool:
+    """Whether a cell has the setting of a published number, column by column."""
+    named = row["arch"] or ("lenet5" if row["id"].startswith("gaps.") else "")
+    source = cell.data.folder or str(cell.data.name)
+    optimizer = getattr(cell.measure, "optimizer", None)
+    size = re.search(r"batch(\d+)", row["id"])
+    betas = [jacobian.beta for jacobian in cell.jacobians]
+    return (
+        named in ("", cell.network.arch)
+        and row["data"] in ("", source, source.removesuffix("-jpeg"))
+        and row["precision"] in ("", cell.precision, cell.precision.removesuffix("_rounded"))
+        and (not row["optimizer"] or (optimizer is not None and row["optimizer"] == optimizer.name))
+        and row["batch_norm"] in (None, cell.network.batch_norm)
+        and cell.data.batch_size == (int(size[1]) if size else 128)
+        and (row["beta"] != row["beta"] or row["beta"] in betas)
+    )
+
+
+def test_the_study_that_a_number_names_has_a_cell_of_its_setting(unanswered, studies):
+    parts = {(study.name, part.name): part for study in studies for part in study.parts}
+    rows = unanswered[unanswered["command"] != ""].to_dict("records")
+    assert len(rows) > 500
+    for row in rows:
+        words = shlex.split(row["command"])
+        assert words[:2] == ["tiebreak", "study"], row["id"]
+        part = parts[words[2], words[4]]
+        assert any(asks_the_same(row, cell) for cell in part.cells), (row["id"], row["command"])
+
+
+def test_a_number_that_could_be_compared_names_a_study_or_is_listed_as_without_one(unanswered):
+    silent = unanswered[
+        (unanswered["verdict"] == Verdict.NOT_RUN) & ~unanswered["reason"].str.contains("own earlier test")
+    ]
+    for row in silent[silent["command"] == ""].to_dict("records"):
+        assert re.match("no (study|rule)", row["reason"]), row["id"]
+    has_rule = silent["reason"].str.startswith(("no study", "no rule compares it;")) | (
+        silent["reason"] == ""
+    )
+    listed = silent["id"].map(lambda name: any(re.search(pattern, name) for pattern in NO_STUDY))
+    waiting = silent["command"] != ""
+    assert not silent.loc[listed & waiting, "id"].tolist()
+    assert not silent.loc[has_rule & ~listed & ~waiting, "id"].tolist()
+    for pattern in NO_STUDY:
+        assert silent["id"].str.contains(pattern, regex=True).any(), pattern
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("drift.fp32.beta1.epoch199", "paper/weight_drift --part vgg11_cifar10"),
+        ("drift.fp64.beta1.epoch5", "paper/weight_drift --part vgg11_cifar10_short"),
+        ("zones.vgg11.batch1024.fp32.share", "paper/zones_by_batch_size --part vgg11_cifar10"),
+        (
+            "accuracy.vgg11.cifar10.fp32.adam.bn.beta1",
+            "paper/accuracy_by_beta --part vgg11_cifar10_published_adam",
+        ),
+        (
+            "gaps.gpu_threshold.fp32.decade-6",
+            "paper/threshold_nondeterministic --part lenet5_mnist device=cuda",
+        ),
+        ("gaps.deterministic_threshold.fp16.decade-2", "paper/threshold_deterministic --part lenet5_mnist"),
+        ("lr.lenet5.mnist.fp16.sgd.bn.beta1", "paper/lr_search --part lenet5_mnist"),
+    ],
+)
+def test_a_number_names_the_study_of_its_precision_optimizer_batch_and_device(unanswered, name, words):
+    assert unanswered.loc[name, "command"] == f"tiebreak study {words}"
+
+
+def test_a_cell_of_two_parts_is_said_to_be_of_the_one_with_more_replicates(studies):
+    found = {study.name: study for study in studies}
+    cell = found["paper/zones_by_precision"].parts[1].cells[0]
+    few = replace(found["paper/zones_by_batch_norm"].parts[1], cells=(cell,))
+    many = found["paper/zones_by_precision"].parts[1]
+    assert few.num_replicates < many.num_replicates
+    members = [("paper/zones_by_batch_norm", few), ("paper/zones_by_precision", many)]
+    tables = {
+        "plan": pd.DataFrame(
+            [
+                {
+                    "study": study, "part": part.name, "num_replicates": part.num_replicates,
+                    "command": f"tiebreak study {study} --part {part.name}",
+                }
+                for study, part in members
+            ]
+        ),
+        "members": pd.DataFrame(
+            [{"study": study, "part": part.name, "cell": cell.id} for study, part in members]
+        ),
+        "zones": pd.DataFrame(
+            [
+                {
+                    "cell": cell.id, "recipe": "published", "arch": "vgg11", "data": "image_folder",
+                    "folder": "cifar10-jpeg", "precision": "fp16_rounded", "device": "cpu", "selection": "beta",
+                    "jacobian": "minimal", "beta": 1.0, "batch_norm": False, "batch_size": 128, "dither": 0.0,
+                    "num_inits": 20, "num_draws": 80, "share_above_threshold_low": 0.9,
+                    "share_above_threshold_high": 1.0,
+                }
+            ]
+        ),
+        "shares": pd.DataFrame(
+            [
+                {"cell": cell.id, "recipe": "published", "replicate": number, "share_above_threshold": 1.0}
+                for number in range(20)
+            ]
+        ),
+    }  # fmt: skip
+    published = read_published(PUBLISHED)
+    row = compared(published[published["id"] == "zones.vgg11.fp16.share"], tables).iloc[0]
+    assert row["cell"] == cell.id
+    assert row["command"] == "tiebreak study paper/zones_by_precision --part vgg11_cifar10_jpeg"
+
+
+ARTEFACTS = {
+    "every run NaN": "the accuracy of NaN, which argmax calls class 0",
+    "never learned": "a constant: the searched rate is too small to learn anything",
+    "every candidate NaN": "eps of Adam is 0 in fp16: 0 / 0 in the first step",
+    "defect: alpha and beta are swapped": "another derivative than the one named",
+    "defect: two identical networks": "the same, or nothing compared with itself",
+    "defect: ranks began with different weights": "gradients of different networks were averaged",
+    "defect: printed with stale definitions": "the definitions had changed when the cell was run",
+    "artefact: 2^-23 is two subnormal quanta": "the smallest number of a format, not of a gradient",
+    "hard-coded": "a number of the program text",
+}
+"""Defects of the published code or data that stand whatever is reproduced."""
+
+
+def test_an_artefact_is_a_property_of_the_published_code_or_data(unanswered):
+    made = unanswered[unanswered["verdict"] == Verdict.ARTEFACT]
+    for row in made.to_dict("records"):
+        assert any(word in row["note"] for word in ARTEFACTS), (row["id"], row["note"])
+    for word in ARTEFACTS:
+        assert made["note"].str.contains(word, regex=False).any(), word
+
+
+@pytest.mark.parametrize("name", ["share", "share_june"])
+def test_what_may_have_made_a_number_is_a_remark_beside_the_comparison(unanswered, name):
+    row = unanswered.loc[f"zones.vgg11.batch_norm_true.fp32.{name}"]
+    assert row["verdict"] == Verdict.NOT_RUN
+    assert "remark: " in row["note"]
+    assert "section 4.5" in row["note"]
