@@ -1,15 +1,15 @@
 """The part of the plan that would answer a published number: one of its cells has the published setting.
 
 A part answers where its records would be compared: the protocol, network, data set (or its re-compression),
-format (for fp16 also fp16 rounded after each operation), optimizer, batch norm, batch size, beta and, where it
-is asked, the device are those of the number. Where no part has such a cell there is none to name.
+format (for fp16 also the rounded one), optimizer, batch norm, batch size, beta and, where it is asked, the
+device are those of the number. Where no part has such a cell there is none to name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tiebreak.design.axes import Device, Forward, Init, Selection
 from tiebreak.design.cell import Cell
@@ -115,51 +115,61 @@ def wanted(row: Row) -> Wanted | None:
     rule = rule_of(row["quantity"])
     if rule is None or not rule.protocol:
         return None
-    common = {
-        "protocol": rule.protocol,
-        "arch": arch_of(row),
-        "data": str(row["data"]),
-        "precision": str(row["precision"]),
-        "optimizer": str(row["optimizer"]),
-        "batch_norm": row["batch_norm"],
-    }
+    asked = Wanted(
+        protocol=rule.protocol,
+        arch=arch_of(row),
+        data=row["data"],
+        precision=row["precision"],
+        optimizer=row["optimizer"],
+        batch_norm=row["batch_norm"],
+    )
     match rule.protocol:
         case "zones":
-            return _of_gaps(row, common)
+            is_histogram = row["quantity"].startswith("share of gaps")
+            return _of_histogram(row, asked) if is_histogram else _of_zones(row, asked)
         case "train":
             forward = re.search(r"forward=(\w+)", row["quantity"])
-            named = forward[1] if forward else str(Forward.BLENDED)
-            return Wanted(**common, betas=(row["beta"],), forward=named)
+            return replace(
+                asked, betas=(row["beta"],), forward=forward[1] if forward else str(Forward.BLENDED)
+            )
         case "drift":
             epoch = re.search(r"after epoch (\d+)$", row["quantity"])
             # The first Jacobian is the reference: beta = 0 is compared where it is there again.
-            betas = (0.0, row["beta"])
-            asked = {"betas": betas, "forward": str(Forward.BLENDED)}
-            return Wanted(**common, **asked, num_epochs=int(epoch[1])) if epoch else None
+            betas, forward = (0.0, row["beta"]), str(Forward.BLENDED)
+            return replace(asked, betas=betas, forward=forward, num_epochs=int(epoch[1])) if epoch else None
         case "lr_search":
-            return Wanted(**common, betas=(row["beta"],))
+            return replace(asked, betas=(row["beta"],))
         case _:
-            return Wanted(**common)
+            return asked
 
 
-def _of_gaps(row: Row, common: dict) -> Wanted | None:
-    """Zones, histograms and ties; a histogram without a published generator has no setting to compare."""
-    name = str(row["id"])
-    if not row["quantity"].startswith("share of gaps"):
-        size = re.search(r"batch(\d+)", name)
-        init = str(Init.KAIMING_UNIFORM) if name.startswith("zones.") else ""
-        number = int(size[1]) if size else BATCH_SIZE
-        return Wanted(**common, betas=(0.0, 1.0), batch_size=number, init=init, deterministic=True)
-    lenet = common | {"arch": common["arch"] or "lenet5", "data": common["data"] or "mnist"}
-    if "normpool" in name and "[" in row["quantity"]:
-        return Wanted(**(lenet | {"protocol": "norm_pool"}))
-    if "threshold" not in name:
+def _of_zones(row: Row, asked: Wanted) -> Wanted:
+    """Shares of mini-batches, whose networks had weights of their own distribution, and shares of ties."""
+    size = re.search(r"batch(\d+)", row["id"])
+    return replace(
+        asked,
+        betas=(0.0, 1.0),
+        batch_size=int(size[1]) if size else BATCH_SIZE,
+        init=str(Init.KAIMING_UNIFORM) if row["id"].startswith("zones.") else "",
+        deterministic=True,
+    )
+
+
+def _of_histogram(row: Row, asked: Wanted) -> Wanted | None:
+    """Shares of gaps; one whose generator was not published has no setting to compare."""
+    lenet = replace(asked, arch=asked.arch or "lenet5", data=asked.data or "mnist")
+    if "normpool" in row["id"] and "[" in row["quantity"]:
+        return replace(lenet, protocol="norm_pool")
+    if "threshold" not in row["id"]:
         return None
-    on_gpu = "gpu" in name
-    return Wanted(
-        **lenet, betas=(0.0, 1.0), init=str(Init.PYTORCH), deterministic=not on_gpu,
+    on_gpu = "gpu" in row["id"]
+    return replace(
+        lenet,
+        betas=(0.0, 1.0),
+        init=str(Init.PYTORCH),
+        deterministic=not on_gpu,
         device=str(Device.CUDA) if on_gpu else "",
-    )  # fmt: skip
+    )
 
 
 class Planned:

@@ -1,8 +1,8 @@
 """Every published number beside the record that answers it, with a verdict by the rule of `verdicts`.
 
 The published numbers are in one file, `paper/published.csv` of the results folder, each with the tag of its
-origin. Which record answers which quantity is said in `reproduced`, and which part of the plan would answer one
-that has no record in `planned`.
+origin. Which record answers which quantity is said in `reproduced`, and which part of the plan would answer
+one that has no record in `planned`.
 """
 
 from __future__ import annotations
