@@ -17,9 +17,6 @@ from tiebreak.report.verdicts import Verdict
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper" / "published.csv"
 NO_STUDY = {
-    r"^lr\.densenet121": "no search of DenseNet121 is planned",
-    r"^lr\..*\.adam\.": "searches are of SGD",
-    r"^lr\..*\.amp16\.": "searches are in pure formats",
     r"^arms\.": "the small digits of our own earlier test are no data set here",
     r"^gaps\.(?:noise|same_backprop|different_backprop)\.": "no generator was published",
     r"^gaps\.normpool\.fp16\.zero$": "the rule of exact zeros reads the zones",
