@@ -8,15 +8,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from tiebreak.report.paired import LEVEL
 from tiebreak.report.stats import Estimate, mean_interval
 from tiebreak.report.verdicts import (
     Evidence,
     Verdict,
+    _log_chance,
     fisher_two_sided,
     of_constant,
     of_counts,
+    of_inits,
     of_means,
-    of_rank,
     verdict,
 )
 
@@ -74,19 +76,64 @@ def test_counts_agree_only_where_both_sides_say_the_same():
     assert verdict(of_counts((10, 10), (0, 0))) is Verdict.UNDECIDED
 
 
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0, 100))
-def test_the_rank_of_an_initialisation_is_a_permutation_test(ours, published):
-    every = [*ours, published]
-    low = sum(value <= published for value in every) / len(every)
-    high = sum(value >= published for value in every) / len(every)
-    assert of_rank(published, ours).p_apart == pytest.approx(min(1.0, 2 * min(low, high)))
+@pytest.mark.parametrize(
+    ("mean", "spread"), [(0.02, 0.01), (0.05, 0.04), (0.5, 0.05), (0.5, 0.3), (0.2, 0.4), (0.1, 0.4)]
+)
+@pytest.mark.parametrize(("num_inits", "num_batches"), [(10, 4), (20, 2), (20, 40), (100, 4)])
+def test_one_more_initialisation_is_called_apart_less_often_than_the_level(
+    mean, spread, num_inits, num_batches
+):
+    random = np.random.default_rng(7)
+    rest = 1 / spread - 1
+    alarms = 0
+    for _ in range(40):
+        chances = random.beta(mean * rest, (1 - mean) * rest, num_inits + 1)
+        ours = random.binomial(num_batches, chances[1:]) / num_batches
+        published = int(random.binomial(391, chances[0])), 391
+        alarms += of_inits([published], ours, num_batches=num_batches).p_apart < LEVEL
+    assert alarms <= 2
 
 
-def test_few_initialisations_say_little():
-    assert verdict(of_rank(50.0, [10.0] * 9)) is Verdict.UNDECIDED
-    assert verdict(of_rank(10.0, [10.0] * 9)) is Verdict.UNDECIDED
-    assert verdict(of_rank(10.0, [10.0] * 10)) is Verdict.AGREES
-    assert verdict(of_rank(50.0, [10.0] * 100)) is Verdict.DIFFERS
+def test_many_initialisations_of_few_batches_are_not_apart_from_one_of_many():
+    # At a chance of 0.002 two of 391 mini-batches hit, and hardly one of ours does: a test of ranks would see
+    # a published share above nearly all of ours.
+    assert verdict(of_inits([(2, 391)], [0.0] * 100, num_batches=4)) is Verdict.UNDECIDED
+
+
+@given(st.integers(0, 391), st.lists(st.integers(0, 4), min_size=10, max_size=12))
+def test_shares_of_misses_say_what_shares_of_hits_say(hits, ours):
+    found = of_inits([(hits, 391)], np.array(ours) / 4, num_batches=4)
+    turned = of_inits([(391 - hits, 391)], 1 - np.array(ours) / 4, num_batches=4)
+    assert found.p_apart == pytest.approx(turned.p_apart)
+    assert found.same == turned.same
+    assert found.same is (min(ours) <= 4 * hits / 391 <= max(ours))
+
+
+def test_initialisations_speak_where_they_are_far_apart():
+    ours = [0.5, *[0.75] * 5, *[1.0] * 4]
+    assert verdict(of_inits([(0, 391)], ours, num_batches=4)) is Verdict.DIFFERS
+    assert verdict(of_inits([(0, 391)], ours[:9], num_batches=4)) is Verdict.UNDECIDED
+    assert verdict(of_inits([(311, 391)], [1.0] * 10, num_batches=4)) is Verdict.UNDECIDED
+    assert verdict(of_inits([(391, 391)], [1.0] * 10, num_batches=4)) is Verdict.AGREES
+    assert repr(of_inits([], [1.0] * 10, num_batches=4)) == repr(Evidence())
+    assert repr(of_inits([(0, 0)], [1.0] * 10, num_batches=4)) == repr(Evidence())
+
+
+def test_several_published_initialisations_speak_together():
+    ours = [0.0] * 12
+    one, three = (of_inits([(196, 391)] * number, ours, num_batches=4) for number in (1, 3))
+    assert three.p_apart < LEVEL < one.p_apart
+    mixed = of_inits([(0, 391), (196, 391)], ours, num_batches=4)
+    assert (mixed.p_apart, mixed.same) == (1.0, False)
+    around = of_inits([(0, 391), (391, 391)], [0.5] * 12, num_batches=4)
+    assert (around.p_apart, around.same) == (1.0, False)
+
+
+def test_the_chance_of_hits_is_scipys():
+    hits = np.arange(8)
+    ours = np.exp(_log_chance(hits[:, None], 7, np.array([0.5, 3.0]), np.array([2.0, 1.0])))
+    for column, (first, second) in enumerate([(0.5, 2.0), (3.0, 1.0)]):
+        assert ours[:, column] == pytest.approx(scipy_stats.betabinom.pmf(hits, 7, first, second))
 
 
 def test_constants_are_equal_or_not():

@@ -13,7 +13,7 @@ from tiebreak.report.paired import LEVEL, paired_p
 from tiebreak.report.panels import precisions
 from tiebreak.report.stats import paired_difference
 from tiebreak.report.training_claims import HIGH, lost_of
-from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS, Verdict, of_ranks
+from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS, Verdict, of_inits
 from tiebreak.report.wording import count, data_words, images_words
 from tiebreak.report.zones import Threshold
 
@@ -76,18 +76,18 @@ def zone_shares(tables: Tables) -> Iterator[Finding]:
     published = _numbers(tables, ids="zones.", quantity=_SHARE)
     for row in rows.drop_duplicates("cell").to_dict("records"):
         ours = shares.loc[shares["cell"] == row["cell"], "share_above_threshold"].to_numpy(dtype=float)
-        theirs = _published_shares(published, row)
+        theirs, num_batches = _published_shares(published, row), int(row["num_draws"]) // len(ours)
         beside = (
-            f"published {100 * min(theirs):.1f} to {100 * max(theirs):.1f} % "
+            f"published {100 * theirs['value'].min():.1f} to {100 * theirs['value'].max():.1f} % "
             f"({count(len(theirs), 'initialisation')})"
-            if theirs
+            if len(theirs)
             else "nothing published"
         )
         yield Finding(
             where=setting_words(row),
-            standing=_of_shares(theirs, ours),
+            standing=_of_shares(theirs, ours, num_batches=num_batches),
             numbers=f"{share_words(row, 'share_above_threshold')}, single initialisations "
-            f"{100 * ours.min():.1f} to {100 * ours.max():.1f} % of {int(row['num_draws']) // len(ours)} "
+            f"{100 * ours.min():.1f} to {100 * ours.max():.1f} % of {num_batches} "
             f"mini-batches; {beside}",
         )
     fp32 = shares.merge(
@@ -100,23 +100,24 @@ def zone_shares(tables: Tables) -> Iterator[Finding]:
     yield from _ordered(fp32, column="batch_norm", same=["arch", "source", "batch_size", "num_batches"])
 
 
-def _published_shares(published: pd.DataFrame, row: dict) -> list[float]:
+def _published_shares(published: pd.DataFrame, row: dict) -> pd.DataFrame:
     """Published initialisations of one setting: a batch of 128 is not named in their ids."""
     precision = "fp16" if row["precision"] == "fp16_rounded" else row["precision"]
     size = published["id"].str.extract(r"\.batch(\d+)\.")[0].fillna("128").astype(int)
-    mine = published[
+    return published[
         (published["arch"] == row["arch"])
         & (published["precision"] == precision)
         & (published["batch_norm"] == bool(row["batch_norm"]))
         & (size == row["batch_size"])
     ]
-    return mine["value"].astype(float).tolist()
 
 
-def _of_shares(theirs: list[float], ours: np.ndarray) -> Verdict | Standing:
-    if not theirs or len(ours) < LEAST_INITS:
-        return Standing.UNDECIDED
-    evidence = of_ranks(theirs, ours)
+def _of_shares(theirs: pd.DataFrame, ours: np.ndarray, *, num_batches: int) -> Verdict | Standing:
+    """All published initialisations of a setting together against ours."""
+    counts = [
+        (round(value * total), int(total)) for value, total in zip(theirs["value"], theirs["n"], strict=True)
+    ]
+    evidence = of_inits(counts, ours, num_batches=num_batches)
     if evidence.p_apart < LEVEL:
         return Verdict.DIFFERS
     return Verdict.AGREES if evidence.same else Standing.UNDECIDED

@@ -6,6 +6,7 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 
 from tiebreak.design.axes import PoolJacobian
 from tiebreak.report.nearest import Answer, Row, Tables, differs, nearest
@@ -16,14 +17,16 @@ from tiebreak.report.verdicts import (
     LOG_MARGIN,
     Evidence,
     of_constant,
+    of_inits,
     of_means,
-    of_rank,
 )
 
 _PERCENT = 100.0
+_BATCH = 128
+"""Images of a published mini-batch where its id says nothing."""
 
 
-def share(row: Row, tables: Tables, *, column: str = "share_above_threshold") -> Answer | None:
+def share(row: Row, tables: Tables) -> Answer | None:
     """Share of an initialisation's mini-batches whose gap passes the published threshold."""
     if "shares" not in tables or "zones" not in tables:
         return None
@@ -31,63 +34,78 @@ def share(row: Row, tables: Tables, *, column: str = "share_above_threshold") ->
     zones = zones[(zones["recipe"] == "published") & zones["cell"].isin(tables["shares"]["cell"])]
     zones = zones[(rule(zones) == "minimal") & (zones["dither"] == 0)].drop_duplicates("cell")
     size = re.search(r"batch(\d+)", row["id"])
-    # Without a word on them the published networks of zones have 128 images a batch.
-    near = nearest(row, zones[zones["batch_size"] == (int(size[1]) if size else 128)])
+    near = nearest(row, zones[zones["batch_size"] == (int(size[1]) if size else _BATCH)])
     if not len(near):
         return None
     order = ["far_source", "far_precision", "num_inits"]
     cell = near.sort_values(order, ascending=[True, True, False], kind="stable").iloc[0].to_dict()
     shares = tables["shares"]
     mine = shares[(shares["cell"] == cell["cell"]) & (shares["recipe"] == "published")]
-    values = mine[column].to_numpy(dtype=float)
+    values = mine["share_above_threshold"].to_numpy(dtype=float)
     values = values[~np.isnan(values)]
     if not len(values):
         return None
+    each = int(cell["num_draws"]) // len(values)
+    theirs = 0 if math.isnan(row["n"]) else int(row["n"])
     words = [
         *differs(row, cell),
         f"initialisations from {_PERCENT * values.min():.1f} to {_PERCENT * values.max():.1f} %, "
-        f"{int(cell['num_draws']) // len(values)} mini-batches each",
+        f"{each} mini-batches each",
     ]
     return Answer(
-        cell=cell["cell"], value=float(values.mean()), low=cell[f"{column}_low"], high=cell[f"{column}_high"],
-        num=len(values), evidence=of_rank(row["value"], values), words="; ".join(words),
+        cell=cell["cell"], value=float(values.mean()), low=cell["share_above_threshold_low"],
+        high=cell["share_above_threshold_high"], num=len(values), words="; ".join(words),
+        evidence=of_inits([(round(row["value"] * theirs), theirs)], values, num_batches=each),
     )  # fmt: skip
 
 
-def share_of_zeros(row: Row, tables: Tables) -> Answer | None:
-    """Gaps of exactly 0: the published network is LeNet-5 on MNIST, by the number of its mini-batches."""
-    if not re.search("threshold", row["id"]):
-        return None
-    named = {**row, "arch": row["arch"] or "lenet5", "data": row["data"] or "mnist", "batch_norm": False}
-    return share(named, tables, column="share_zero")
+def share_in_bin(row: Row, tables: Tables) -> Answer | None:
+    """A bin of a published histogram, whose statistic is the sum of l1 norms: shown beside, not tested.
 
-
-def share_in_decade(row: Row, tables: Tables) -> Answer | None:
-    """A decade of a published histogram, whose statistic is the sum of l1 norms: shown beside, not tested.
-
-    The published draws are one initialisation; ours are many, and a decade's share has no spread of its own.
+    How many initialisations and mini-batches were drawn is known of one histogram, which is of one
+    initialisation; and a bin's share has no spread of its own. Every bin is answered by the same cell.
     """
-    edges = re.search(r"\[(\S+), \S+\)", row["quantity"])
-    histogram = "norm_gaps_l1" if row["id"].startswith("gaps.normpool") else "gaps_l1"
-    if edges is None or histogram not in tables or not re.search("threshold|normpool", row["id"]):
+    cell = _histogram(row, tables)
+    if cell is None:
         return None
-    gaps = tables[histogram]
-    named = {**row, "arch": row["arch"] or "lenet5", "data": row["data"] or "mnist", "batch_norm": None}
-    near = nearest(named, gaps[(gaps["beta"] == 1) & (gaps["device"] == _device(row))])
+    edges = re.search(r"\[(\S+), \S+\)", row["quantity"])
+    in_bin = cell["bin"] == "zero"
+    if edges is not None:
+        in_bin = (cell["bin"] == "decade") & (cell["decade"] == round(math.log10(float(edges[1]))))
+    draws = f"{int(cell['num_draws'].sum())} draws; no test"
+    return Answer(
+        cell=str(cell.iloc[0]["cell"]), value=float(cell.loc[in_bin, "share_draws"].sum()), low=math.nan,
+        high=math.nan, num=int(cell["num_inits"].max()), evidence=Evidence(),
+        words="; ".join([*differs(row, cell.iloc[0].to_dict()), draws]),
+    )  # fmt: skip
+
+
+def _histogram(row: Row, tables: Tables) -> pd.DataFrame | None:
+    """The bins of the cell that stands beside a published histogram; None where there is no such cell.
+
+    The published network is LeNet-5 on MNIST, by the number of its mini-batches, without batch norm. The
+    norm was that of rounded squares; histograms named after the GPU are of its arithmetic that does not
+    repeat, the others repeat. Certified draws are few and of other studies.
+    """
+    norm_pool = row["id"].startswith("gaps.normpool")
+    name = "norm_gaps_l1" if norm_pool else "gaps_l1"
+    if name not in tables or not re.search("threshold|normpool", row["id"]):
+        return None
+    gaps = tables[name]
+    gaps = gaps[(gaps["beta"] == 1) & (gaps["batch_size"] == _BATCH) & (gaps["dither"] == 0)]
+    if norm_pool:
+        gaps = gaps[gaps["plain_squares"].eq(True)]
+    else:
+        on_gpu = "gpu_threshold" in row["id"]
+        gaps = gaps[~gaps["certify"].eq(True) & (gaps["deterministic"].eq(True) != on_gpu)]
+        gaps = gaps[gaps["device"] == "cuda"] if on_gpu else gaps
+    named = {**row, "arch": row["arch"] or "lenet5", "data": row["data"] or "mnist", "batch_norm": False}
+    near = nearest(named, gaps.assign(draws=gaps.groupby("cell")["num_draws"].transform("sum")))
     if not len(near):
         return None
-    cell = near[near["cell"] == near.iloc[0]["cell"]]
-    mine = cell[(cell["bin"] == "decade") & (cell["decade"] == round(math.log10(float(edges[1]))))]
-    return Answer(
-        cell=str(cell.iloc[0]["cell"]), value=float(mine["share_draws"].sum()), low=math.nan, high=math.nan,
-        num=int(cell["num_inits"].max()), evidence=Evidence(),
-        words="; ".join([*differs(row, cell.iloc[0].to_dict()), "one published initialisation; no test"]),
-    )  # fmt: skip
-
-
-def _device(row: Row) -> str:
-    """Histograms named after the device were made on it; of the others a CPU's are shown."""
-    return "cuda" if "gpu" in row["id"] else "cpu"
+    order = ["far_source", "far_precision", "draws"]
+    near = near.sort_values(order, ascending=[True, True, False], kind="stable")
+    return near[near["cell"] == near.iloc[0]["cell"]]
 
 
 def share_tied(row: Row, tables: Tables) -> Answer | None:
@@ -99,7 +117,7 @@ def share_tied(row: Row, tables: Tables) -> Answer | None:
     near = nearest(row, ties[(ties["pool"] == int(parts[1]) - 1) & (ties["dither"] == 0)])
     if not len(near):
         return None
-    order = ["far_source", "far_precision", "num_inits"]
+    order = ["far_source", "far_precision", "num_windows"]
     cell = near.sort_values(order, ascending=[True, True, False], kind="stable").iloc[0].to_dict()
     mean, number = cell[column], int(cell["num_inits"])
     if row["value"] == 0 or mean == 0:

@@ -16,6 +16,7 @@ from tiebreak.report.panels import rule
 from tiebreak.report.stats import Estimate, Values, mean_interval
 from tiebreak.report.verdicts import (
     ACCURACY_MARGIN,
+    EFFECT_SHARE,
     LEAST_RUNS,
     LOG_MARGIN,
     Evidence,
@@ -117,16 +118,24 @@ def lost_runs(row: Row, tables: Tables) -> Answer | None:
 
 
 def effect(row: Row, tables: Tables) -> Answer | None:
-    """Accuracy minus that of beta = 0: theirs of two means, ours of pairs that begin alike."""
+    """Accuracy minus that of beta = 0: theirs of two means, ours of pairs that begin alike.
+
+    Theirs has the standard error that its published t value says, where there is one.
+    """
     if (found := _trained(row, tables, table="pairs")) is None:
         return None
     cell, words = found
     ours = Estimate.without_interval(cell["difference_mean"], cell["difference_sd"], int(cell["num_pairs"]))
+    published = _published(row)
+    if t := re.search(r"Welch t = (-?[\d.]+)", row["note"]):
+        error = abs(row["value"] / float(t[1]))
+        published = Estimate.without_interval(row["value"], error * math.sqrt(published.num), published.num)
+    margin = min(ACCURACY_MARGIN, EFFECT_SHARE * abs(_PERCENT * row["value"]))
     lost = f"{int(cell['num_diverged'])} of {int(cell['num_replicates'])} diverged"
     return Answer(
         cell=cell["cell"], value=ours.mean, low=cell["difference_low"], high=cell["difference_high"],
         num=ours.num, words="; ".join([*words, lost, "ours: pairs of one start"]),
-        evidence=_in_points(_published(row), ours),
+        evidence=_in_points(published, ours, margin=margin),
     )  # fmt: skip
 
 
@@ -205,9 +214,9 @@ def _of_logs(values: Values) -> Estimate:
     return Estimate.without_interval(float(logs.mean()), sd, len(logs))
 
 
-def _in_points(published: Estimate, ours: Estimate) -> Evidence:
+def _in_points(published: Estimate, ours: Estimate, *, margin: float = ACCURACY_MARGIN) -> Evidence:
     """Two means of shares, judged in percentage points."""
-    return of_means(_times(published, _PERCENT), _times(ours, _PERCENT), margin=ACCURACY_MARGIN)
+    return of_means(_times(published, _PERCENT), _times(ours, _PERCENT), margin=margin)
 
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
