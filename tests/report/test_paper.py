@@ -172,9 +172,9 @@ def test_verdicts_follow_their_rule(results):
     assert words["zones.a"] in ("agrees", "undecided", "differs")
     assert words["lr.a"] == "not run here"
     assert words["normpool.a"] == "published value is an artefact"
-    assert words["other.a"] == "not run here"
+    assert words["other.a"] == "not compared"
     assert words["jacobian_norm.k2.beta100"] == "agrees"
-    assert verdicts.loc["other.a", "reason"] == "our own earlier test; no rule compares it"
+    assert verdicts.loc["other.a", "reason"] == "no rule compares it"
     assert "fp16_rounded for fp16" in verdicts.loc["accuracy.c.nan_runs", "reason"]
     assert "3 of 3 diverged" in verdicts.loc["accuracy.c.nan_runs", "reason"]
 
@@ -274,7 +274,7 @@ def test_our_own_earlier_tests_are_no_published_numbers(results, soup):
         "measured": 7, "constants, formulas, counts": 1, "published, together": 8, "our own earlier tests": 1,
     }  # fmt: skip
     assert rows["agrees"]["constants, formulas, counts"] == 1
-    assert rows["not run here"]["our own earlier tests"] == 1
+    assert rows["not compared"]["our own earlier tests"] == 1
     for name, row in rows.items():
         own = row["our own earlier tests"]
         number = len(verdicts) if name == "all" else int((verdicts["verdict"] == name).sum())
@@ -346,5 +346,6 @@ def test_without_records_every_number_is_not_run(tmp_path):
     verdicts = dict(zip(table["id"], table["verdict"], strict=True))
     assert verdicts.pop("normpool.a") == "published value is an artefact"
     assert verdicts.pop("jacobian_norm.k2.beta100") == "agrees"
+    assert verdicts.pop("other.a") == "not compared"
     assert set(verdicts.values()) == {"not run here"}
     assert all(math.isnan(value) for value in table.loc[table["verdict"] == "not run here", "reproduced"])

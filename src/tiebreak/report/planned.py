@@ -158,7 +158,7 @@ def _of_zones(row: Row, asked: Wanted) -> Wanted:
 def _of_histogram(row: Row, asked: Wanted) -> Wanted | None:
     """Shares of gaps; one whose generator was not published has no setting to compare."""
     lenet = replace(asked, arch=asked.arch or "lenet5", data=asked.data or "mnist")
-    if "normpool" in row["id"] and "[" in row["quantity"]:
+    if "normpool" in row["id"]:
         return replace(lenet, protocol="norm_pool")
     if "threshold" not in row["id"]:
         return None

@@ -20,7 +20,7 @@ from tiebreak.design.study import Study
 from tiebreak.report.nearest import Answer, Row, Tables, nearest
 from tiebreak.report.paired import holm
 from tiebreak.report.planned import Planned, Wanted, wanted
-from tiebreak.report.reproduced import held_by, rule_of
+from tiebreak.report.reproduced import held_by, rule_of, uncompared
 from tiebreak.report.verdicts import Evidence, Verdict, verdict
 
 COLUMNS = (
@@ -36,7 +36,6 @@ _REMARK = re.compile(r"\bremark: ([^;]+)")
 """What may have made a number and is not proven: it stands beside the comparison and decides nothing."""
 
 _PERCENT = 100.0
-_UNASKED = {"T": "our own earlier test; no rule compares it"}
 _NUMBERS = ("n", "value", "low", "high", "beta")
 
 
@@ -140,18 +139,16 @@ def _verdict(
     if _ARTEFACT.search(row["note"]):
         return Verdict.ARTEFACT, _joined(row["note"], words)
     if item is None:
-        return Verdict.NOT_RUN, _why_not(row, is_planned=is_planned)
+        return _unanswered(row, is_planned=is_planned)
     adjusted = Evidence(p_same=p_same, p_apart=p_apart, same=item.evidence.same)
     return verdict(adjusted), _joined(words, *_REMARK.findall(row["note"]))
 
 
-def _why_not(row: Row, *, is_planned: bool) -> str:
-    """Why no record answers a number; empty where one is only waited for."""
-    if rule_of(row["quantity"]) is None:
-        return _UNASKED.get(row["origin"], "no rule compares it")
-    if wanted(row) is None:
-        return _joined("no rule compares it", row["note"])
-    return "" if is_planned else _joined("no study has this setting", row["note"])
+def _unanswered(row: Row, *, is_planned: bool) -> tuple[Verdict, str]:
+    """Whether a record could answer a number, and why none does; no reason where one is only waited for."""
+    if reason := uncompared(row) or ("" if wanted(row) else "no rule compares it"):
+        return Verdict.NOT_COMPARED, _joined(reason, row["note"])
+    return Verdict.NOT_RUN, "" if is_planned else _joined("no study has this setting", row["note"])
 
 
 def _joined(*words: str) -> str:
@@ -176,7 +173,7 @@ class _Places:
         """Of the cell that answers or, without one, of the part that would."""
         if item is not None and (found := self._by_cell.get(item.cell)):
             return {**found, "command": self._commands.get((found["study"], found["part"]), "")}
-        asked = wanted(row)
+        asked = None if uncompared(row) else wanted(row)
         place = self._planned.part_for(asked) if asked else None
         if asked is None or place is None:
             return {}
