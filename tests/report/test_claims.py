@@ -256,12 +256,14 @@ def test_draws_that_the_published_bins_drop_are_counted():
     gaps = pd.DataFrame(
         {
             "precision": "fp16", "beta": 1.0, "bin": ["decade", "decade", "nonfinite"],
-            "decade": [-3.0, -1.0, math.nan], "num_draws": [90, 8, 2],
+            "decade": [-3.0, -1.0, math.nan], "num_draws": [90, 8, 2], "arch": "vgg11",
+            "data": "image_folder", "folder": "cifar10-jpeg",
         }
     )  # fmt: skip
     (finding,) = published_claims.beyond_the_bins({"gaps_l1": gaps})
     assert finding.standing is Standing.SUPPORTED
     assert finding.numbers.startswith("10 of 100 draws (10.0 %)")
+    assert "vgg11 on cifar10-jpeg (JPEG re-compressions)" in finding.numbers
 
 
 def zone_tables(shares, *, precision="fp32", batch_norm=False, batch_size=128):

@@ -18,7 +18,7 @@ from tiebreak.report.panels import precisions, rule
 from tiebreak.report.stats import clopper_pearson, mean_interval, paired_difference
 from tiebreak.report.training_claims import lost_of
 from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS
-from tiebreak.report.wording import data_words, images_words
+from tiebreak.report.wording import data_words, images_words, networks_words
 from tiebreak.report.zones import Threshold
 
 _OF_BATCHES = 6.9
@@ -62,7 +62,7 @@ def over_the_reals(tables: Tables) -> Iterator[Finding]:
             where=f"{name}, parameters and images as the format holds them",
             standing=standing,
             numbers=f"the two derivatives differ over the reals in {different} of {total} certified draws of "
-            f"{inits} initialisations{bound}, undecided in {unknown}; {_images(part)}",
+            f"{inits} initialisations{bound}, undecided in {unknown}; {networks_words(part)}",
         )
 
 
@@ -88,14 +88,8 @@ def threshold_tells(tables: Tables) -> Iterator[Finding]:
             where=name,
             standing=standing,
             numbers=f"of {int(part['num_draws'].sum())} certified draws, bifurcation is said rightly "
-            f"{right}, wrongly {wrong} times, and missed {missed} times; {_images(part)}",
+            f"{right}, wrongly {wrong} times, and missed {missed} times; {networks_words(part)}",
         )
-
-
-def _images(part: pd.DataFrame) -> str:
-    """The networks and images that rows of draws are of."""
-    both = (part["arch"] + " on " + data_words(part).map(images_words)).unique()
-    return ", ".join(sorted(both))
 
 
 def never_all_zero(tables: Tables) -> Iterator[Finding]:

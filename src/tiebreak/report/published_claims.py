@@ -13,9 +13,9 @@ from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions
 from tiebreak.report.reference import MAJORITY
 from tiebreak.report.stats import Estimate, fisher_more_often, paired_difference
-from tiebreak.report.training_claims import lost_of, shared_replicates
+from tiebreak.report.training_claims import LOST, lost_of, shared_replicates
 from tiebreak.report.verdicts import LEAST_RUNS
-from tiebreak.report.wording import count, percent
+from tiebreak.report.wording import count, networks_words, percent
 
 TOP_DECADE = -1
 """Gaps from 10 to this power on were left out of the published histograms, and of their denominator.
@@ -82,7 +82,10 @@ def _own_rates(tables: Tables) -> Iterator[Finding]:
             if not len(own):
                 continue
             both = pd.concat(
-                [side.set_index("replicate")["final_test_accuracy"] for side in (own, used)],
+                [
+                    side[~side["outcome"].isin(LOST)].set_index("replicate")["final_test_accuracy"]
+                    for side in (own, used)
+                ],
                 axis=1,
                 keys=[0, 1],
             ).dropna()
@@ -96,10 +99,11 @@ def _own_rates(tables: Tables) -> Iterator[Finding]:
         for p in (paired_p(difference) if difference else math.nan, fisher_more_often(*used, *own))
     ]
     adjusted = holm(tests) if tests else []
+    alike = holm([within_margin(item[1])[0] if item[1] else math.nan for item in found])
     for place, (where, difference, own, used) in enumerate(found):
         by_mean, by_loss = adjusted[2 * place : 2 * place + 2]
         helps = by_loss < LEVEL or (by_mean < LEVEL and difference is not None and difference.mean > 0)
-        same = difference is not None and within_margin(difference)[0] < LEVEL and own[0] == used[0]
+        same = alike[place] < LEVEL and own[0] == used[0]
         standing = Standing.UNDECIDED
         if own[1] >= LEAST_RUNS and (helps or same):
             standing = Standing.SUPPORTED if helps else Standing.CONTRADICTED
@@ -156,5 +160,5 @@ def beyond_the_bins(tables: Tables) -> Iterator[Finding]:
             standing=Standing.SUPPORTED if beyond else Standing.UNDECIDED,
             numbers=f"{beyond} of {total} draws ({percent(beyond / total)}) have a gap of "
             f"{10.0**TOP_DECADE:g} or more, or none that is finite: the published bins drop them; ours sum "
-            "to all draws",
+            f"to all draws ({networks_words(part)})",
         )

@@ -71,6 +71,12 @@ def images_words(source: str) -> str:
     return f"{source} (JPEG re-compressions)" if "jpeg" in source else source
 
 
+def networks_words(rows: pd.DataFrame) -> str:
+    """The networks that rows are of and the images they saw, once each."""
+    both = (rows["arch"] + " on " + data_words(rows).map(images_words)).unique()
+    return ", ".join(sorted(both))
+
+
 def of_context(title: str) -> str:
     """The context of a panel in brackets; nothing if there is only one."""
     return f" ({title})" if title else ""
