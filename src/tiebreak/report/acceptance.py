@@ -156,7 +156,7 @@ def accuracies(tables: Tables) -> Iterator[Finding]:
             yield Finding(
                 where=f"{arch}, {data}, fp32, beta up to 10^3",
                 standing=Standing.NOT_RUN,
-                numbers=str(part["command"].iloc[0]),
+                numbers="; ".join(dict.fromkeys(part["command"])),
             )
             continue
         words = set(ran["verdict"])

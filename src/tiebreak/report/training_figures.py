@@ -49,6 +49,8 @@ _DASHES = {
     str(Forward.BLENDED_GRADIENT): (0, (5, 1, 1, 1)),
 }
 _BETA = r"$\beta$ (rule at ties)"
+_TICK_POINTS = 16.0
+"""Width that the label of a rule needs with a gap to the next, in points; with less it is set smaller."""
 
 
 def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -377,8 +379,11 @@ def _say_not_run(panels: Grid, table: pd.DataFrame, order: list[str]) -> None:
 
 
 def _label_rules(panels: Grid, order: list[str], words: str) -> None:
+    is_narrow = _place_points(panels, order) < _TICK_POINTS
     for axes in panels.axes.flat:
         axes.set_xticks(range(len(order)), [rule_tick(name) for name in order])
+        if is_narrow:
+            axes.tick_params(axis="x", labelsize=5.5)
         axes.set_xlim(-0.6, len(order) - 0.4)
         axes.grid(visible=False, axis="x")
     for axes in panels.axes[-1]:
