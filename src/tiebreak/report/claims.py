@@ -315,10 +315,10 @@ CLAIMS = (
         text="Shares of mini-batches above the published thresholds: none in 64 bits, all in 16, about "
         "half in 32 for VGG11, growing with the batch and with batch norm. Reported, not passed.",
         rule="Agrees if the published initialisations of a setting lie within the range of ten or more of "
-        "ours, which is the wider the fewer mini-batches each has; differs if they lie outside, all on one "
-        "side, and are improbable there under every distribution that ours leave possible (0.05). A "
-        "factor: its largest level minus its smallest, paired by initialisation (t, 0.05), agrees in "
-        "direction or differs.",
+        "ours, which is the wider the fewer mini-batches each has and must leave something out; differs if "
+        "they lie outside, all on one side, and are improbable there under every distribution that ours "
+        "leave possible (0.05). A factor: its largest level minus its smallest, paired by initialisation "
+        "(t, 0.05), agrees in direction or differs.",
     ),
     Claim(
         name="7.7 accuracies", group="acceptance", studies=(_RUNS,), judge=acceptance.accuracies,

@@ -17,7 +17,7 @@ speaks the verdict is *undecided*. No verdict on runs rests on fewer than three 
   is 0.5, a factor of 3.2, since settings and devices differ.
 * **Share of mini-batches at one initialisation.** The published initialisation is one more beside ours, of
   which there must be ten or more. Same: it lies within the range of ours (the fewer mini-batches each of them
-  has, the wider that range; their number is given). Apart: it lies outside, and a share as far out is
+  has, the wider that range; their number is given), unless that is all there is, 0 to 100 %. Apart: it lies outside, and a share as far out is
   improbable at one more initialisation, whatever the distribution of shares that ours leave possible (beta,
   with one peak at most; mini-batches are drawn from each). Ten or twenty initialisations leave many
   possible, so after Holm's method only a very large difference shows; a test of ranks, which assumes no
@@ -162,7 +162,7 @@ def of_inits(published: Sequence[tuple[int, int]], ours: Values, *, num_batches:
 
     Returns:
         Apart: two-sided, p of all being as far out as the nearest to ours is; 1 if one is within the range of
-        ours. Same: all are within that range. Nothing below ten of ours.
+        ours. Same: all are within that range, if there are shares outside it. Nothing below ten of ours.
 
     Source:
         Berger and Boos, Journal of the American Statistical Association 89 (1994).
@@ -177,7 +177,9 @@ def of_inits(published: Sequence[tuple[int, int]], ours: Values, *, num_batches:
     shares = [hits / total for hits, total in published]
     below, above = max(shares) < values.min(), min(shares) > values.max()
     if not (below or above):
-        return Evidence(p_apart=1.0, same=bool(values.min() <= min(shares) and max(shares) <= values.max()))
+        low, high = float(values.min()), float(values.max())
+        can_fail = (low, high) != (0.0, 1.0)
+        return Evidence(p_apart=1.0, same=can_fail and low <= min(shares) and max(shares) <= high)
     hits, total = published[shares.index(max(shares) if below else min(shares))]
     first, second = (axis.ravel() for axis in np.meshgrid(_SHAPES, _SHAPES))
     one_peak = (first >= 1) | (second >= 1)
