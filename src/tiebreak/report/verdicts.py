@@ -17,12 +17,12 @@ speaks the verdict is *undecided*. No verdict on runs rests on fewer than three 
   is 0.5, a factor of 3.2, since settings and devices differ.
 * **Share of mini-batches at one initialisation.** The published initialisation is one more beside ours, of
   which there must be ten or more. Same: it lies within the range of ours (the fewer mini-batches each of them
-  has, the wider that range; their number is given), unless that is all there is, 0 to 100 %. Apart: it lies outside, and a share as far out is
-  improbable at one more initialisation, whatever the distribution of shares that ours leave possible (beta,
-  with one peak at most; mini-batches are drawn from each). Ten or twenty initialisations leave many
-  possible, so after Holm's method only a very large difference shows; a test of ranks, which assumes no
-  distribution, could with so few never say *differs*. Check 7.6 judges the published initialisations of a
-  setting together, and each setting by itself.
+  has, the wider that range; their number is given), unless that is all there is, 0 to 100 %. Apart: it lies
+  outside, and a share as far out is improbable at one more initialisation, whatever the distribution of
+  shares that ours leave possible (beta, with one peak at most; mini-batches are drawn from each). Ten or
+  twenty initialisations leave many possible, so after Holm's method only a very large difference shows; a
+  test of ranks, which assumes no distribution, could with so few never say *differs*. Check 7.6 judges the
+  published initialisations of a setting together, and each setting by itself.
 * **Share of runs** that diverged or did not learn. Same: nothing on both sides, or everything, or each
   share in the other's interval of Clopper and Pearson and no evidence of being apart. Apart: Fisher's exact
   test.
