@@ -57,7 +57,7 @@ def norms(tables: Tables) -> Iterator[Finding]:
     yield Finding(
         where="norm at windows with 2, 3 and 4 maxima",
         standing=Verdict.AGREES if agree == len(numbers) else Verdict.DIFFERS,
-        numbers=f"{agree} of {len(numbers)} are equal in every digit that was published",
+        numbers=f"{agree} of {len(numbers)} are equal in every digit that is given",
     )
 
 

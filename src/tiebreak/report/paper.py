@@ -151,8 +151,9 @@ def write_paper_tables(
             tables["lr_search"] = with_published_rate(tables["lr_search"], tables["verdicts"])
     flags = pooling_flags(devices=pool_devices, versions=pool_versions)
     command = f"tiebreak tabulate {arguments(NAME, store.root)}{flags}"
-    with_cells = {name: table for name, table in tables.items() if "cell" in table}
-    index = table_index(with_cells, frames, study=NAME, command=command)
+    # The plan is about what may be run; every other table rests on records.
+    of_records = {name: table for name, table in tables.items() if "cell" in table or name == "claims"}
+    index = table_index(of_records, frames, study=NAME, command=command)
     whole = {"study": NAME, "command": command}
     keep_tables(
         tables, {name: index.get(name, whole | {"rows": len(tables[name])}) for name in tables}, folder

@@ -45,15 +45,15 @@ HEADINGS = {
     "lr": "Learning rates",
     "jacobian_norm": "Norms of the Jacobian",
     "parameters": "Sizes of the networks",
-    "own": "Not published: our own earlier tests of the published formula and code, shown for comparison",
+    "own": "Not published: our own tests and arithmetic of the published formula and code, for comparison",
 }
 """Headings of the published numbers, by what their ids begin with."""
 
-_CONSTANTS = ("zero", "threshold", "jacobian_norm", "parameters")
+_CONSTANTS = ("zero", "threshold", "parameters")
 """What the ids of published numbers without chance begin with: constants of the code, formulas, counts."""
 
-_OWN = "T"
-"""Tag of our own earlier tests, which were not published."""
+_OWN = ("T", "I")
+"""Tags of our own earlier tests and arithmetic, which were not published."""
 
 _CLASS = {
     str(Verdict.AGREES): "good",
@@ -172,7 +172,7 @@ def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
         `num_measured`, `num_constant`, `num_own`, and `rows`: the verdict and its counts in this order, where
         the published numbers together come before our own.
     """
-    own = verdicts["origin"] == _OWN
+    own = verdicts["origin"].isin(_OWN)
     constant = ~own & verdicts["id"].str.split(".").str[0].isin(_CONSTANTS)
     columns = (~own & ~constant, constant, ~own, own)
     rows = [
@@ -188,7 +188,7 @@ def _summary(verdicts: pd.DataFrame) -> dict[str, Any]:
 
 def _published(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Published numbers by what their ids begin with; those of our own earlier tests come last."""
-    own = verdicts["origin"] == _OWN
+    own = verdicts["origin"].isin(_OWN)
     named = verdicts["id"].str.split(".").str[0].where(~own, "own")
     for key in dict.fromkeys([*named[~own], *named[own]]):
         yield _numbers(key, HEADINGS.get(key, key.replace("_", " ")), verdicts[named == key])

@@ -156,7 +156,7 @@ def zero_program(row: Row, tables: Tables) -> Answer | None:
 
 
 def norm(row: Row, tables: Tables) -> Answer | None:
-    """The norm of the Jacobian, from its formula; it was published with three or four digits."""
+    """The norm of the Jacobian, from its formula; the definition was published, no norm was."""
     tied = re.search(r"with (\d) maxima", row["quantity"])
     if tied is None:
         return None
