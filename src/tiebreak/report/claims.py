@@ -289,7 +289,8 @@ CLAIMS = (
     ),
     Claim(
         name="7.3 rows and norms", group="acceptance", judge=acceptance.norms,
-        text="Rows of the Jacobian sum to 1, and its norms are those that follow from the published definition.",
+        text="Rows of the Jacobian sum to 1, and its norms are those that follow from the published "
+        "definition.",
         rule="Agrees if every norm is equal in each given digit; the sums are a test.",
         tests=("tests/numerics/test_pooling.py::test_entries_sum_to_one_and_have_the_norm_of_the_design",),
     ),
