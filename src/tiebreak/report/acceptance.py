@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from tiebreak.report.findings import Finding, Standing, Tables, in_points
 from tiebreak.report.gradient_claims import setting_words, share_words, zone_rows
-from tiebreak.report.paired import LEVEL, paired_p
+from tiebreak.report.paired import LEVEL, holm, paired_p
 from tiebreak.report.panels import precisions
 from tiebreak.report.stats import paired_difference
 from tiebreak.report.training_claims import HIGH, lost_of
-from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS, Verdict, of_inits
+from tiebreak.report.verdicts import LEAST_INITS, LEAST_RUNS, Evidence, Verdict, of_inits
 from tiebreak.report.wording import count, data_words, images_words
 from tiebreak.report.zones import Threshold
 
@@ -57,7 +59,7 @@ def norms(tables: Tables) -> Iterator[Finding]:
     yield Finding(
         where="norm at windows with 2, 3 and 4 maxima",
         standing=Verdict.AGREES if agree == len(numbers) else Verdict.DIFFERS,
-        numbers=f"{agree} of {len(numbers)} are equal in every digit that is given",
+        numbers=f"{agree} of {len(numbers)} have the same three digits",
     )
 
 
@@ -74,6 +76,25 @@ def zone_shares(tables: Tables) -> Iterator[Finding]:
     ]
     shares = shares[shares["recipe"] == Threshold.PUBLISHED]
     published = _numbers(tables, ids="zones.", quantity=_SHARE)
+    fp32 = shares.merge(
+        rows.loc[
+            rows["precision"] == "fp32", ["cell", "arch", "source", "batch_size", "batch_norm", "num_batches"]
+        ].drop_duplicates(),
+        on="cell",
+    )
+    judged = [
+        *_settings(rows, shares, published),
+        *_ordered(fp32[~fp32["batch_norm"].astype(bool)], column="batch_size", same=["arch", "source"]),
+        *_ordered(fp32, column="batch_norm", same=["arch", "source", "batch_size", "num_batches"]),
+    ]
+    for (finding, _, of_apart), p in zip(judged, holm([p for _, p, _ in judged]), strict=True):
+        yield replace(finding, standing=of_apart) if p < LEVEL else finding
+
+
+def _settings(
+    rows: pd.DataFrame, shares: pd.DataFrame, published: pd.DataFrame
+) -> Iterator[tuple[Finding, float, Verdict]]:
+    """Each setting beside its published initialisations: without a test, its p and the verdict of that."""
     for row in rows.drop_duplicates("cell").to_dict("records"):
         ours = shares.loc[shares["cell"] == row["cell"], "share_above_threshold"].to_numpy(dtype=float)
         theirs, num_batches = _published_shares(published, row), int(row["num_draws"]) // len(ours)
@@ -83,21 +104,15 @@ def zone_shares(tables: Tables) -> Iterator[Finding]:
             if len(theirs)
             else "nothing published"
         )
-        yield Finding(
+        evidence = _of_shares(theirs, ours, num_batches=num_batches)
+        finding = Finding(
             where=setting_words(row),
-            standing=_of_shares(theirs, ours, num_batches=num_batches),
+            standing=Verdict.AGREES if evidence.same else Standing.UNDECIDED,
             numbers=f"{share_words(row, 'share_above_threshold')}, single initialisations "
             f"{100 * ours.min():.1f} to {100 * ours.max():.1f} % of {num_batches} "
             f"mini-batches; {beside}",
         )
-    fp32 = shares.merge(
-        rows.loc[
-            rows["precision"] == "fp32", ["cell", "arch", "source", "batch_size", "batch_norm", "num_batches"]
-        ].drop_duplicates(),
-        on="cell",
-    )
-    yield from _ordered(fp32[~fp32["batch_norm"].astype(bool)], column="batch_size", same=["arch", "source"])
-    yield from _ordered(fp32, column="batch_norm", same=["arch", "source", "batch_size", "num_batches"])
+        yield finding, evidence.p_apart, Verdict.DIFFERS
 
 
 def _published_shares(published: pd.DataFrame, row: dict) -> pd.DataFrame:
@@ -112,18 +127,17 @@ def _published_shares(published: pd.DataFrame, row: dict) -> pd.DataFrame:
     ]
 
 
-def _of_shares(theirs: pd.DataFrame, ours: np.ndarray, *, num_batches: int) -> Verdict | Standing:
+def _of_shares(theirs: pd.DataFrame, ours: np.ndarray, *, num_batches: int) -> Evidence:
     """All published initialisations of a setting together against ours."""
     counts = [
         (round(value * total), int(total)) for value, total in zip(theirs["value"], theirs["n"], strict=True)
     ]
-    evidence = of_inits(counts, ours, num_batches=num_batches)
-    if evidence.p_apart < LEVEL:
-        return Verdict.DIFFERS
-    return Verdict.AGREES if evidence.same else Standing.UNDECIDED
+    return of_inits(counts, ours, num_batches=num_batches)
 
 
-def _ordered(shares: pd.DataFrame, *, column: str, same: list[str]) -> Iterator[Finding]:
+def _ordered(
+    shares: pd.DataFrame, *, column: str, same: list[str]
+) -> Iterator[tuple[Finding, float, Verdict]]:
     """Whether shares grow with a factor: its largest level against its smallest, by initialisation."""
     for key, part in shares.groupby(same, sort=False):
         wide = part.pivot_table(index="replicate", columns=column, values="share_above_threshold").dropna()
@@ -131,16 +145,15 @@ def _ordered(shares: pd.DataFrame, *, column: str, same: list[str]) -> Iterator[
             continue
         ends = wide.columns[0], wide.columns[-1]
         difference = paired_difference(100 * wide[ends[1]].to_numpy(), 100 * wide[ends[0]].to_numpy())
-        standing = Standing.UNDECIDED
-        if difference.num >= LEAST_INITS and paired_p(difference) < LEVEL:
-            standing = Verdict.AGREES if difference.mean > 0 else Verdict.DIFFERS
+        p = paired_p(difference) if difference.num >= LEAST_INITS else math.nan
         named = dict(zip(same, key, strict=True))
         size = f", batch {named['batch_size']}" if "batch_size" in named else ""
         words = (
             f"batch {ends[1]} minus {ends[0]}" if column == "batch_size" else "with batch norm minus without"
         )
         where = f"{named['arch']}, {images_words(str(named['source']))}, fp32{size}: {words}"
-        yield Finding(where=where, standing=standing, numbers=in_points(difference))
+        finding = Finding(where=where, standing=Standing.UNDECIDED, numbers=in_points(difference))
+        yield finding, p, Verdict.AGREES if difference.mean > 0 else Verdict.DIFFERS
 
 
 def accuracies(tables: Tables) -> Iterator[Finding]:

@@ -267,10 +267,11 @@ CLAIMS = (
         name="fp16 rounded", group="stand_in", studies=(_RUNS,), judge=alike,
         text="fp16 rounded after each operation ends as the device's own fp16 does, although that rounds "
         "partial sums of its convolutions in the backward pass.",
-        rule="Pairs of runs with the same setting, start and batches. Supported if the same runs are lost "
-        "and the accuracies of the others lie within 0.5 points (two one-sided t tests, Holm); contradicted "
-        "if one side loses more (exact sign test) or they lie beyond (t), Holm over both. (Written before "
-        "the runs in fp16 were seen.)",
+        rule="Pairs of runs with the same setting, start and batches; the pairs of one start count once, "
+        "three starts are needed. Supported if the same runs are lost and the accuracies of the others lie "
+        "within 0.5 points (two one-sided t tests, Holm); contradicted if one side loses more (exact sign "
+        "test) or they lie beyond (t), Holm over both. (Written before the runs in fp16 were seen; that "
+        "starts are counted and not pairs was added after.)",
     ),
     Claim(
         name="7.1 constants", group="acceptance", studies=("paper/zero_program",), judge=acceptance.constants,
@@ -291,7 +292,7 @@ CLAIMS = (
         name="7.3 rows and norms", group="acceptance", judge=acceptance.norms,
         text="Rows of the Jacobian sum to 1, and its norms are those that follow from the published "
         "definition.",
-        rule="Agrees if every norm is equal in each given digit; the sums are a test.",
+        rule="Agrees if every norm has the same three digits; every given digit and the sums are tests.",
         tests=("tests/numerics/test_pooling.py::test_entries_sum_to_one_and_have_the_norm_of_the_design",),
     ),
     Claim(
@@ -318,8 +319,8 @@ CLAIMS = (
         rule="Agrees if the published initialisations of a setting lie within the range of ten or more of "
         "ours, which is the wider the fewer mini-batches each has and must leave something out; differs if "
         "they lie outside, all on one side, and are improbable there under every distribution that ours "
-        "leave possible (0.05). A factor: its largest level minus its smallest, paired by initialisation "
-        "(t, 0.05), agrees in direction or differs.",
+        "leave possible. A factor: its largest level minus its smallest, paired by initialisation (t), "
+        "agrees in direction or differs. Holm over all of both.",
     ),
     Claim(
         name="7.7 accuracies", group="acceptance", studies=(_RUNS,), judge=acceptance.accuracies,

@@ -256,8 +256,8 @@ def _p_of_one_share(chosen: pd.DataFrame) -> float:
     common = hits.sum() / batches.sum()
     if not 0 < common < 1:
         return math.nan
-    statistic = ((hits - batches * common) ** 2).sum() / (common * (1 - common))
-    return float(chdtrc(len(chosen) - 1, statistic / batches.mean()))
+    statistic = ((hits - batches * common) ** 2 / batches).sum() / (common * (1 - common))
+    return float(chdtrc(len(chosen) - 1, statistic))
 
 
 def dithered(tables: Tables) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -26,11 +27,11 @@ LOW = (1.0, 10.0)
 """Betas that the published runs found harmless."""
 
 _SIXTEEN_BITS = ("fp16", "fp16_rounded", "bf16", "amp16", "ampbf16")
-REACHED = (str(OutcomeKind.COMPLETED), str(OutcomeKind.NOT_LEARNED))
-"""Outcomes of runs that have a final accuracy."""
-
 LOST = (str(OutcomeKind.DIVERGED), str(OutcomeKind.NOT_LEARNED))
 """Outcomes of runs that were of no use."""
+
+RAN = (str(OutcomeKind.COMPLETED), *LOST)
+"""Outcomes of runs that say something of their cell."""
 
 
 def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -38,7 +39,7 @@ def _arms(tables: Tables) -> Iterator[tuple[str, pd.DataFrame]]:
     runs = tables.get("runs")
     if runs is None:
         return
-    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*REACHED, *LOST])]
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin(RAN)]
     runs = runs.assign(source=data_words(runs))
     several = runs[["arch", "source", "optimizer"]].drop_duplicates().shape[0] > 1
     for name in precisions(runs):
@@ -57,7 +58,7 @@ def lost_of(part: pd.DataFrame) -> tuple[int, int]:
 
 def shared_replicates(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs of both sides whose replicate has a record on the other."""
-    kept = [side[side["outcome"].isin([*REACHED, *LOST])] for side in (left, right)]
+    kept = [side[side["outcome"].isin(RAN)] for side in (left, right)]
     both = set(kept[0]["replicate"]) & set(kept[1]["replicate"])
     first, second = (side[side["replicate"].isin(both)] for side in kept)
     return first, second
@@ -157,13 +158,26 @@ def high_norms(tables: Tables) -> Iterator[Finding]:
         )
 
 
-def _influence(part: pd.DataFrame) -> pd.Series:
-    """Accuracy lost to beta >= 100, by replicate, in points; a run that diverged counts with chance."""
-    scored = part["final_test_accuracy"].fillna(part["chance"])
-    by_run = part.assign(scored=100 * scored)
-    high = by_run[by_run["beta"] >= 100].groupby("replicate")["scored"].mean()
-    base = by_run[by_run["beta"] == 0].groupby("replicate")["scored"].mean()
+def _influences(weak: pd.DataFrame, strong: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy lost to beta >= 100 by replicate, in points, on both sides over the betas that both have.
+
+    A run that diverged counts with chance.
+    """
+    sides = [
+        side.assign(scored=100 * side["final_test_accuracy"].fillna(side["chance"]))
+        .groupby(["replicate", "beta"])["scored"]
+        .mean()
+        for side in (weak, strong)
+    ]
+    both = pd.concat(sides, axis=1, join="inner", keys=["weak", "strong"])
+    beta = both.index.get_level_values("beta")
+    high, base = (both[chosen].groupby(level="replicate").mean() for chosen in (beta >= 100, beta == 0))
     return (base - high).dropna()
+
+
+def _settings(side: pd.DataFrame) -> list[pd.DataFrame]:
+    """Runs of one side by learning rate and epsilon, which the two sides may have of their own."""
+    return [part for _, part in side.groupby(["lr", "eps"], sort=False, dropna=False)]
 
 
 def reduces(
@@ -173,33 +187,30 @@ def reduces(
     runs = tables.get("runs")
     if runs is None or column not in runs:
         return
-    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin([*REACHED, *LOST])]
+    runs = runs[(runs["selection"] == "beta") & runs["outcome"].isin(RAN)]
     runs = runs.assign(source=data_words(runs))
     keys = [
         name
-        for name in ("arch", "source", "optimizer", "precision", "forward", "batch_norm")
+        for name in ("arch", "source", "optimizer", "precision", "forward", "batch_norm", "num_epochs")
         if name != column
     ]
+    has_lengths = runs["num_epochs"].nunique() > 1
     found: list[tuple[str, Estimate, Estimate, float]] = []
     for key, group in runs.groupby(keys, sort=False):
-        sides = [_influence(group[group[column] == side]) for side in (weak, strong)]
-        both = pd.concat(sides, axis=1, join="inner")
-        if not len(both):
-            continue
-        both.columns = pd.Index(["weak", "strong"])
-        difference = paired_difference(both["weak"].to_numpy(), both["strong"].to_numpy())
         named = dict(zip(keys, key, strict=True))
         if "batch_norm" in named:
             named["batch_norm"] = "batch norm" if named["batch_norm"] else "no batch norm"
         named["forward"] = f"{named['forward']} forward"
-        found.append(
-            (
-                ", ".join(map(str, named.values())),
-                difference,
-                mean_interval(both["weak"].to_numpy()),
-                both["strong"].mean(),
-            )
-        )
+        length = f"{named.pop('num_epochs'):g} epochs"
+        if has_lengths:
+            named["num_epochs"] = length
+        where = ", ".join(map(str, named.values()))
+        sides = (_settings(group[group[column] == side]) for side in (weak, strong))
+        for left, right in itertools.product(*sides):
+            both = _influences(left, right)
+            if len(both):
+                values = both["weak"].to_numpy(), both["strong"].to_numpy()
+                found.append((where, paired_difference(*values), mean_interval(values[0]), values[1].mean()))
     adjusted = holm([paired_p(difference) for _, difference, *_ in found]) if found else []
     # Sameness of both sides, and of the weak side with no influence at all: one family.
     evidence = [within_margin(item[1])[0] for item in found] + [within_margin(item[2])[0] for item in found]
@@ -278,7 +289,8 @@ def single_errors(tables: Tables) -> Iterator[Finding]:
             standing = Standing.CONTRADICTED
         elif min(left[1], right[1]) >= LEAST_RUNS and left == (left[1], left[1]):
             standing = Standing.SUPPORTED
-        mean = f", mean accuracy {100 * one['final_test_accuracy'].mean():.1f} %" if left[0] < left[1] else ""
+        ended = one.loc[~one["outcome"].isin(LOST), "final_test_accuracy"]
+        mean = f", mean accuracy of the others {100 * ended.mean():.1f} %" if len(ended) else ""
         yield Finding(
             where=f"{where}, beta = {FATAL:g}",
             standing=standing,

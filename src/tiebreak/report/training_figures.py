@@ -49,8 +49,8 @@ _DASHES = {
     str(Forward.BLENDED_GRADIENT): (0, (5, 1, 1, 1)),
 }
 _BETA = r"$\beta$ (rule at ties)"
-_TICK_POINTS = 16.0
-"""Width that the label of a rule needs with a gap to the next, in points; with less it is set smaller."""
+_LETTER_POINTS = 4.0
+"""Width of a letter of a tick's label, in points."""
 
 
 def accuracy_figure(accuracy: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -379,11 +379,13 @@ def _say_not_run(panels: Grid, table: pd.DataFrame, order: list[str]) -> None:
 
 
 def _label_rules(panels: Grid, order: list[str], words: str) -> None:
-    is_narrow = _place_points(panels, order) < _TICK_POINTS
+    labels = [rule_tick(name) for name in order]
+    letters = max(len(line.strip("${}").replace("^{", "")) for name in labels for line in name.split("\n"))
+    upright = _LETTER_POINTS * (letters + 1) > _place_points(panels, order)
+    if upright:
+        labels = [name.replace("\n", " ") for name in labels]
     for axes in panels.axes.flat:
-        axes.set_xticks(range(len(order)), [rule_tick(name) for name in order])
-        if is_narrow:
-            axes.tick_params(axis="x", labelsize=5.5)
+        axes.set_xticks(range(len(order)), labels, rotation=90 if upright else 0)
         axes.set_xlim(-0.6, len(order) - 0.4)
         axes.grid(visible=False, axis="x")
     for axes in panels.axes[-1]:

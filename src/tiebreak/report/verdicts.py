@@ -172,7 +172,12 @@ def of_inits(published: Sequence[tuple[int, int]], ours: Values, *, num_batches:
         True
     """
     values = np.asarray(ours, dtype=float)
-    if values.size < LEAST_INITS or not all(total for _, total in published) or not published:
+    if (
+        np.isnan(values).any()
+        or values.size < LEAST_INITS
+        or not all(total for _, total in published)
+        or not published
+    ):
         return Evidence()
     shares = [hits / total for hits, total in published]
     below, above = max(shares) < values.min(), min(shares) > values.max()
