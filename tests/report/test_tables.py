@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiebreak.cli import main
 from tiebreak.design.study import Part, Study
 from tiebreak.records.store import RecordStore
 from tiebreak.records.table import PoolingError
@@ -229,3 +230,13 @@ def test_versions_of_torch_are_not_pooled_unless_told(conftest_module, tmp_path)
     made = read_index(tmp_path / "t")["zones"]
     assert made["torch"] == ["2.14.1", "2.15.0"]
     assert made["command"].endswith("--pool-versions")
+
+
+@pytest.mark.parametrize("verb", ["tabulate", "draw", "report"])
+def test_the_paper_without_any_record_is_a_sentence(verb, tmp_path, capsys):
+    assert main([verb, "paper", f"results={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert "no study of paper has a record" in said
+    assert f"`tiebreak tabulate paper results={tmp_path}`" in said
+    assert "`tiebreak study paper/zero_program`" in said
+    assert not list(tmp_path.rglob("*.csv"))

@@ -31,7 +31,8 @@ CHECKSUM = "sha256"
 
 
 class TableError(UserError):
-    """A table that is not what `tabulate` wrote: edited by hand, lost, or of a version without checksums."""
+    """Tables that cannot be made for want of records, or that are not what `tabulate` wrote: edited by hand,
+    lost, or of a version without checksums."""
 
 
 def write_tables(
@@ -124,7 +125,16 @@ def table_index(
     tables: Mapping[str, pd.DataFrame], frames: Frames, *, study: str, command: str
 ) -> dict[str, dict[str, Any]]:
     """What each table was made from: study, commits, devices, number of records, command, dates, rows, and a
-    remark on images that are not the official ones."""
+    remark on images that are not the official ones.
+
+    Raises:
+        TableError: several studies together, as those of the paper, of which none has a record.
+    """
+    if not len(frames.trials):
+        raise TableError(
+            f"no study of {study} has a record, so `{command}` has nothing to make tables from. Run one into "
+            "that results folder first, for example `tiebreak study paper/zero_program`."
+        )
     entries = {}
     for name, table in tables.items():
         made = frames.trials[frames.trials["outcome"] != MISSING]
