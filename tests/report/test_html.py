@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
+from tiebreak.design.axes import Forward, Precision
 from tiebreak.report.answers import answers
 from tiebreak.report.descent_figures import DESCENT_FIGURES
 from tiebreak.report.figures import FIGURES
@@ -244,6 +245,29 @@ def test_a_study_without_a_record_has_a_page(conftest_module, tmp_path):
     assert "No zones have been measured yet." in soup.select_one("#answer").text
     assert "nothing to draw yet" in soup.select_one("#figures").text
     assert "None was written down" in soup.select_one("#question").text
+
+
+@pytest.mark.parametrize(
+    ("lacks", "figure"),
+    [({"beta": 0.0}, "difference"), ({"forward": Forward.BLENDED}, "forward_arm")],
+)
+def test_cells_whose_reference_has_no_record_are_drawn_without_their_difference(
+    lacks, figure, conftest_module, tmp_path
+):
+    made = conftest_module
+    cells = made.train_cells(precisions=(Precision.FP32,), num_epochs=2)
+    only = made.Study(
+        name="group/half", question="?", parts=(made.Part(name="t", cells=cells, num_replicates=2),)
+    )
+
+    def keep(trial):
+        return all(getattr(trial.cell.reference, name) != value for name, value in lacks.items())
+
+    store = made.fill(tmp_path, only, keep=keep)
+    write_report(store.root, only, tmp_path / "report.html")
+    drawn = {path.stem for path in (tmp_path / "figures" / "group" / "half").glob("*.png")}
+    assert {"accuracy", "curves"} <= drawn
+    assert figure not in drawn
 
 
 def test_the_report_is_rebuilt_from_records(diverged, tmp_path):

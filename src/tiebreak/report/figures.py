@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import pandas as pd
@@ -207,15 +208,21 @@ def draw_figures(tables_folder: Path, figures_folder: Path) -> list[Path]:
 
 
 def _begun(tables: Tables) -> dict[str, pd.DataFrame]:
-    """The rows of cells that have a record; all rows where no cell has one."""
+    """The rows of cells that have a record, and of differences those whose two cells have one; all rows where
+    no cell has one."""
     outcomes = tables.get("outcomes")
     if outcomes is None:
         return dict(tables)
     begun = set(outcomes.loc[outcomes["num_missing"] < outcomes["num_planned"], "cell"])
     if not begun:
         return dict(tables)
-    chosen = {
-        name: table[table["cell"].isin(begun)].reset_index(drop=True) if "cell" in table else table
-        for name, table in tables.items()
-    }
+    chosen = {name: _of_cells(table, begun) for name, table in tables.items()}
     return {name: table for name, table in chosen.items() if len(table)}
+
+
+def _of_cells(table: pd.DataFrame, cells: Set[str]) -> pd.DataFrame:
+    """The rows all of whose cells are among these; a difference has two."""
+    for name in ("cell", "reference_cell"):
+        if name in table:
+            table = table[table[name].isin(cells)]
+    return table.reset_index(drop=True)
