@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tiebreak.report.reproduced import rule_of, uncompared
+from tiebreak.report.reproduced_gradients import zero_program
 from tiebreak.report.verdicts import Verdict, verdict
 
 PUBLISHED = {
@@ -223,3 +224,17 @@ def test_ties_are_those_of_the_most_windows():
                    arch="lenet5", data="mnist")  # fmt: skip
     assert found is not None
     assert found.cell == "many"
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "a constant, in 1 run"), (3, "a constant, in 3 runs")])
+def test_the_runs_of_a_zero_program_are_counted_in_words(number, words):
+    run = {
+        "cell": "c",
+        "precision": "fp32",
+        "program": "max",
+        "entries": "equal",
+        "t": 0.0,
+        "derivative": 0.0,
+    }
+    row = {"id": "zero.max.equal", "quantity": "derivative of max - max", "precision": "fp32", "value": 0.0}
+    assert zero_program(row, {"zero": pd.DataFrame([run] * number)}).words == words

@@ -20,6 +20,7 @@ from tiebreak.report.verdicts import (
     of_inits,
     of_means,
 )
+from tiebreak.report.wording import count
 
 _PERCENT = 100.0
 _BATCH = 128
@@ -151,7 +152,7 @@ def zero_program(row: Row, tables: Tables) -> Answer | None:
     values = mine["derivative"].astype(float).tolist()
     return Answer(
         cell=str(mine.iloc[0]["cell"]), value=values[0], low=math.nan, high=math.nan, num=len(values),
-        evidence=of_constant(row["value"], values), words=f"{len(values)} runs, every one a constant",
+        evidence=of_constant(row["value"], values), words=f"a constant, in {count(len(values), 'run')}",
     )  # fmt: skip
 
 
