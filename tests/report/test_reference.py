@@ -105,7 +105,11 @@ def test_what_became_of_runs_is_counted_and_said(clone):
     assert table.loc[("svhn", "fp32"), "num_never_learned"] == 3
     assert table.loc[("cifar10", "amp16"), "num_runs"] == 1
     said = "\n".join(reference.remarks)
-    assert "lenet5 on mnist, fp16, sgd, without batch norm, beta 1000: 2 of 2 runs went to NaN" in said
+    assert (
+        "lenet5 on mnist, fp16, sgd, without batch norm, beta 1000: runs of 1 to 2 epochs\n"
+        "lenet5 on mnist, fp16, sgd, without batch norm, beta 1000: 2 of 2 runs went to NaN; the last "
+        "accuracy of 2 of these is in the mean"
+    ) in said
     assert "beta 1000: runs of 1 to 2 epochs" in said
     assert "vgg11 on svhn, fp32, sgd, without batch norm, beta 0: 3 of 3 runs never did better" in said
     assert "vgg11 on cifar10, amp16, sgd, with batch norm, beta 0: a single run" in said
@@ -181,11 +185,31 @@ def test_a_file_of_a_header_alone_is_named_and_the_others_stand(clone, path, end
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (",1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
-        ("0.5,1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
-        ("inf,1,0.5,0.5,0.5,0.9,0,True", "has 1 row whose run_id is empty or no whole number (line 3)"),
-        ("0,,0.5,0.5,0.5,0.9,0,True", "has 1 row whose epoch is empty or no whole number (line 3)"),
-        ("0,1e400,0.5,0.5,0.5,0.9,0,True", "has 1 row whose epoch is empty or no whole number (line 3)"),
+        (
+            ",1,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose run_id is empty, negative or no whole number (line 3)",
+        ),
+        (
+            "0.5,1,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose run_id is empty, negative or no whole number (line 3)",
+        ),
+        (
+            "-1,1,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose run_id is empty, negative or no whole number (line 3)",
+        ),
+        (
+            "0,-1,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose epoch is empty, negative or no whole number (line 3)",
+        ),
+        (
+            "inf,1,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose run_id is empty, negative or no whole number (line 3)",
+        ),
+        ("0,,0.5,0.5,0.5,0.9,0,True", "has 1 row whose epoch is empty, negative or no whole number (line 3)"),
+        (
+            "0,1e400,0.5,0.5,0.5,0.9,0,True",
+            "has 1 row whose epoch is empty, negative or no whole number (line 3)",
+        ),
         ("0,1,0.5,0.5,0.5,0.9,nan,True", "has 1 row whose maxpool is empty or no finite number (line 3)"),
         ("0,1,0.5", "has 1 row of another length than the header (line 3)"),
         ("0,1,0.5,0.5,0.5,0.9,0,True,7,7", "has 1 row of another length than the header (line 3)"),
@@ -207,7 +231,7 @@ def test_a_row_that_does_not_count_is_named_and_the_others_do(clone, row, words)
 def test_many_rows_without_a_run_are_counted(clone):
     rows = "0,0,0.5,0.5,0.5,0.8,0,True\n" + ",1,0.5,0.5,0.5,0.8,0,True\n" * 9
     said = "\n".join(read_reference(clone(LENET, EPOCHS + rows)).of_files)
-    assert "has 9 rows whose run_id is empty or no whole number (lines 3, 4, 5 and 6 more)" in said
+    assert "has 9 rows whose run_id is empty, negative or no whole number (lines 3, 4, 5 and 6 more)" in said
 
 
 @pytest.mark.parametrize(
@@ -291,6 +315,36 @@ def test_line_ends_a_byte_order_mark_and_further_columns_change_nothing(clone):
             reference = read_reference(place.parents[7])
             pd.testing.assert_frame_equal(reference.runs, plain)
             assert not any(LENET in remark for remark in reference.remarks if "single run" not in remark)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        (LENET, LENET.replace("/lenet/", "/lenet5/"), epochs((0, 0.0, [0.8], False))),
+        (
+            LENET.replace("lenet", "densenet121"),
+            LENET.replace("lenet", "densenet121_published"),
+            epochs((0, 0.0, [0.8], False)),
+        ),
+        (RATES, RATES.replace("/lenet/", "/lenet5/"), ",maxpool,lr,accuracy\n0,0,0.1,0.9\n"),
+        (IMAGENET, IMAGENET.replace("10.0", "10"), RANKS + "0,0,75,10\n"),
+    ],
+)
+def test_a_second_file_of_a_configuration_is_named_and_passed_over(clone, first, second, text):
+    once = read_reference(clone(first, text))
+    both = read_reference(clone(second, text))
+    assert (
+        f"results/{second} is of the same configuration as results/{first}, which is read; it was passed over"
+    ) in both.of_files
+    pd.testing.assert_frame_equal(both.table(), once.table())
+
+
+def test_a_second_file_of_a_configuration_is_read_where_the_first_cannot_be(clone):
+    second = LENET.replace("/lenet/", "/lenet5/")
+    clone(LENET, EPOCHS)
+    reference = read_reference(clone(second, epochs((0, 0.0, [0.8], False))))
+    assert reference.runs["precision"].tolist() == ["fp32", "fp32", "fp16"]
+    assert not any("same configuration" in words for words in reference.of_files)
 
 
 def fifo(place):

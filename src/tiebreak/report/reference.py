@@ -155,6 +155,8 @@ class _Reader:
     remarks: list[str]
     runs: list[dict[str, Any]] = field(default_factory=list)
     rates: list[dict[str, Any]] = field(default_factory=list)
+    held: dict[tuple[object, ...], Path] = field(default_factory=dict)
+    """The file that was read of each configuration."""
 
     def remark(self, path: Path, words: str) -> None:
         self.remarks.append(f"{printable(path.relative_to(self.root).as_posix())} {words}")
@@ -172,11 +174,17 @@ class _Reader:
         if match is None or kind not in ("train", "best_learning_rates"):
             self.remark(path, "is not a file that was expected; it was passed over")
             return
+        setting = (kind, *_setting(match).values())
+        if setting in self.held:
+            first = printable(self.held[setting].relative_to(self.root).as_posix())
+            self.remark(path, f"is of the same configuration as {first}, which is read; it was passed over")
+            return
         try:
             frame, odd = read_rows(path, columns)
         except UnreadableError as error:
             self.remark(path, str(error))
             return
+        self.held[setting] = path
         for words in odd:
             self.remark(path, words)
         read(path, frame, match)
@@ -187,7 +195,8 @@ class _Reader:
             beta, run = _numbers(key)
             lost = bool(part[["train_loss", "test_loss"]].isna().any(axis=None))
             self.runs.append(
-                _configuration(match, beta=beta)
+                _setting(match)
+                | {"beta": beta}
                 | _run(run, part["test_accuracy"], lost=lost, data=match["data"])
             )
 
@@ -201,17 +210,8 @@ class _Reader:
         for key, part in self._without_ranks(path, frame).groupby(["experiment"]):
             (run,) = _numbers(key)
             accuracy = part.sort_values("epoch")["accuracy"] / 100
-            self.runs.append(
-                {
-                    "arch": "resnet50",
-                    "data": "imagenet",
-                    "precision": _precision(match["bits"]),
-                    "optimizer": "sgd",
-                    "batch_norm": True,
-                    "beta": beta,
-                    **_run(run, accuracy, lost=bool(accuracy.isna().any()), data="imagenet"),
-                }
-            )
+            lost = bool(accuracy.isna().any())
+            self.runs.append(_setting(match) | _run(run, accuracy, lost=lost, data="imagenet"))
 
     def _without_ranks(self, path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         """One row an epoch: the mean over ranks, and NaN where a rank has NaN."""
@@ -244,7 +244,7 @@ class _Reader:
             self.remark(path, f"has {count(empty, 'row')} with a NaN as lr or accuracy; kept as it stands")
         for row in frame.to_dict("records"):
             found = {"lr": row["lr"], "search_accuracy": row["accuracy"]}
-            self.rates.append(_configuration(match, beta=float(row["maxpool"])) | found)
+            self.rates.append(_setting(match) | {"beta": float(row["maxpool"])} | found)
 
     def _once(self, path: Path, frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         kept = frame.drop_duplicates(keys, keep="last")
@@ -267,14 +267,23 @@ def _precision(bits: str) -> str:
     return _PRECISIONS.get(bits, f"{bits} bits")
 
 
-def _configuration(match: re.Match[str], *, beta: float) -> dict[str, Any]:
+def _setting(match: re.Match[str]) -> dict[str, Any]:
+    """What the place of a file says of all its rows: of ImageNet beta too, else all keys but beta."""
+    if match.re is _IMAGENET:
+        return {
+            "arch": "resnet50",
+            "data": "imagenet",
+            "precision": _precision(match["bits"]),
+            "optimizer": "sgd",
+            "batch_norm": True,
+            "beta": float(match["beta"]),
+        }
     return {
         "arch": _ARCHS.get(match["arch"], match["arch"]),
         "data": match["data"],
         "precision": _precision(match["bits"]),
         "optimizer": match["optimizer"],
         "batch_norm": match["batch_norm"] == "True",
-        "beta": beta,
     }
 
 
@@ -305,8 +314,9 @@ def _oddities(runs: pd.DataFrame) -> Iterator[str]:
     if runs["num_epochs"].nunique() > 1:
         yield f"runs of {runs['num_epochs'].min()} to {runs['num_epochs'].max()} epochs"
     if lost := int(runs["went_nan"].sum()):
-        kept = runs.loc[runs["went_nan"], "final_accuracy"].notna().any()
-        yield f"{lost} of {num} runs went to NaN" + ("; their accuracy is that of one class" if kept else "")
+        kept = int(runs.loc[runs["went_nan"], "final_accuracy"].notna().sum())
+        ends = f"; the last accuracy of {kept} of these is in the mean" if kept else ""
+        yield f"{lost} of {num} runs went to NaN{ends}"
     strange = runs[~runs["went_nan"].astype(bool) & (runs["num_nan_accuracies"] > 0)]
     if len(strange):
         epochs = count(int(strange["num_nan_accuracies"].sum()), "epoch")

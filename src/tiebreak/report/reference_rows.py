@@ -31,7 +31,7 @@ class Columns:
     """Columns that a kind of file must have; others are passed over.
 
     Args:
-        whole: keys that are whole numbers.
+        whole: keys that are whole numbers from 0 on.
         finite: keys that are finite numbers. A row counts only if all its keys are numbers.
         measured: what was measured, with the smallest and largest value that it can have.
     """
@@ -85,13 +85,13 @@ def read_rows(path: Path, columns: Columns) -> tuple[pd.DataFrame, list[str]]:
             f"{first} is {word!r}); passed over"
         )
     for name in (*columns.whole, *columns.finite):
-        kept = np.isfinite(frame[name]) & ((name in columns.finite) | (frame[name] % 1 == 0))
+        kept, kind = np.isfinite(frame[name]), "is empty or no finite number"
+        if name in columns.whole:
+            kept &= (frame[name] >= 0) & (frame[name] % 1 == 0)
+            kind = "is empty, negative or no whole number"
         if not kept.all():
-            kind = "whole number" if name in columns.whole else "finite number"
             odd = frame.index[~kept].tolist()
-            remarks.append(
-                f"has {count(len(odd), 'row')} whose {name} is empty or no {kind} ({_at(odd)}); passed over"
-            )
+            remarks.append(f"has {count(len(odd), 'row')} whose {name} {kind} ({_at(odd)}); passed over")
         frame = frame[kept]
     if not len(frame):
         raise UnreadableError("; ".join([*remarks, "has no row that counts; it was passed over"]))
