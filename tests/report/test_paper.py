@@ -44,7 +44,8 @@ ROWS = (
     ),
     published_row("accuracy.b", MEAN, "0.5", **LENET, precision="fp32", beta="0"),
     published_row(
-        "accuracy.c.nan_runs", "runs that ended in NaN", "10", **LENET, precision="fp16", beta="10000"
+        "accuracy.c.nan_runs", "runs that ended in NaN", "10", **LENET, precision="fp16", beta="10000",
+        unit="runs",
     ),
     published_row(
         "zones.a", SHARE, "0.4", arch="lenet5", data="mnist", precision="fp32", batch_norm="false", n="391"
@@ -333,7 +334,10 @@ def test_records_of_two_versions_are_refused_for_the_paper_too(results, conftest
     [
         (lambda table: table.drop(columns=["beta"]), "lacks the columns beta"),
         (lambda table: pd.concat([table, table.iloc[:1]]), "names accuracy.a twice"),
-        (lambda table: table.assign(value="much"), "column value must hold numbers"),
+        (
+            lambda table: table.assign(value="much"),
+            "value of accuracy.a must be a share from 0 to 1, got 'much'",
+        ),
     ],
 )
 def test_a_file_of_published_numbers_that_is_wrong_is_refused(change, said, tmp_path):

@@ -1,5 +1,6 @@
 """Every published number, the study that would answer it, and what is called an artefact."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -8,11 +9,11 @@ import pandas as pd
 import pytest
 
 from tiebreak.config import compose_studies, list_studies
-from tiebreak.design.axes import Device
+from tiebreak.design.axes import Device, UserError
 from tiebreak.design.cell import Cell
 from tiebreak.records.store import RecordStore
 from tiebreak.report.paper import paper_tables, studies_of
-from tiebreak.report.published import compared, read_published
+from tiebreak.report.published import COLUMNS, compared, read_published
 from tiebreak.report.verdicts import Verdict
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper" / "published.csv"
@@ -93,6 +94,71 @@ def test_a_number_that_waits_for_records_names_a_study_and_another_says_why(unan
 )
 def test_a_number_names_the_study_of_its_precision_optimizer_batch_and_device(unanswered, name, words):
     assert unanswered.loc[name, "command"] == f"tiebreak study {words}"
+
+
+RUNS = "runs that ended in NaN"
+MEAN = "final test accuracy, mean over runs"
+TIED = "share of windows of pool 1 tied at 0"
+NORM = "norm of the Jacobian at a window with 2 maxima"
+EFFECT = "mean accuracy minus that of beta=0"
+DISTANCE = "distance of weights to the beta=0 run after epoch 1"
+RATE = "best learning rate of the search"
+
+
+def written(folder, quantity, **fields):
+    """A file of one published number."""
+    row = dict.fromkeys(COLUMNS, "") | {"id": "a.b", "quantity": quantity, "value": "0.5", "unit": "share"}
+    path = folder / "published.csv"
+    pd.DataFrame([row | fields]).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("quantity", "fields", "said"),
+    [
+        (RUNS, {"n": "0", "value": "0"}, "n of a.b must be a whole number of 1 or more, got '0'"),
+        (RUNS, {"n": "", "value": "0"}, "n of a.b must be a whole number of 1 or more, got ''"),
+        (MEAN, {"n": ""}, "n of a.b must be a whole number of 1 or more, got ''"),
+        (MEAN, {"n": "2.7"}, "n of a.b must be a whole number of 1 or more, got '2.7'"),
+        (MEAN, {"n": "inf"}, "n of a.b must be a whole number of 1 or more, got 'inf'"),
+        (TIED, {"n": "-3"}, "n of a.b must be a whole number of 1 or more, or empty, got '-3'"),
+        (TIED, {"n": "nan"}, "n of a.b must be a whole number of 1 or more, or empty, got 'nan'"),
+        (RUNS, {"n": "3", "value": "4"}, "value of a.b must be a whole number from 0 to the 3 of n, got '4'"),
+        (RUNS, {"n": "3", "value": "0.5"}, "value of a.b must be a whole number from 0 to the 3 of n"),
+        (TIED, {"value": "inf"}, "value of a.b must be a share from 0 to 1, got 'inf'"),
+        (TIED, {"value": "nan"}, "value of a.b must be a share from 0 to 1, got 'nan'"),
+        (TIED, {"value": ""}, "value of a.b must be a share from 0 to 1, got ''"),
+        (TIED, {"value": "-0.1"}, "value of a.b must be a share from 0 to 1, got '-0.1'"),
+        (TIED, {"value": "-0.1", "unit": "1"}, "value of a.b must be a share from 0 to 1, got '-0.1'"),
+        (TIED, {"low": "0.4", "high": "60"}, "high of a.b must be a share from 0 to 1, or empty, got '60'"),
+        (EFFECT, {"value": "-1.2"}, "value of a.b must be a difference of shares, from -1 to 1, got '-1.2'"),
+        (RATE, {"value": "0", "unit": "rate"}, "value of a.b must be a finite number above 0, got '0'"),
+        (DISTANCE, {"value": "-1"}, "value of a.b must be a finite number of 0 or more, got '-1'"),
+        ("weight of the moon", {"value": "1e400", "unit": "1"}, "value of a.b must be a finite number, got"),
+        (NORM, {"unit": "1", "value": "70"}, "beta of a.b must be a finite number, got ''"),
+        (MEAN, {"n": "3", "beta": "inf"}, "beta of a.b must be a finite number, or empty, got 'inf'"),
+        (TIED, {"batch_norm": "yes"}, "batch_norm of a.b must be true, false or empty, got 'yes'"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_with_what_is_allowed(quantity, fields, said, tmp_path):
+    path = written(tmp_path, quantity, **fields)
+    with pytest.raises(UserError, match=re.escape(f"{path}: {said}")):
+        read_published(path)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "fields", "value"),
+    [
+        (EFFECT, {"value": "-0.0167"}, -0.0167),
+        ("largest relative error of the blended forward pass", {"value": "8.7"}, 8.7),
+        (DISTANCE, {"value": "nan", "unit": "weight (l1)"}, math.nan),
+        (RUNS, {"n": "3", "value": "3", "unit": "runs"}, 3.0),
+        (TIED, {"value": "0"}, 0.0),
+    ],
+)
+def test_a_field_within_the_range_of_its_quantity_is_read(quantity, fields, value, tmp_path):
+    (found,) = read_published(written(tmp_path, quantity, **fields))["value"]
+    assert found == pytest.approx(value, abs=0, nan_ok=True)
 
 
 def shares_of(cell, *, parts, precision, batch_norm, share):

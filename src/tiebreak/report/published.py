@@ -20,6 +20,7 @@ from tiebreak.design.study import Study
 from tiebreak.report.nearest import Answer, Row, Tables, nearest
 from tiebreak.report.paired import holm
 from tiebreak.report.planned import Planned, Wanted, wanted
+from tiebreak.report.published_fields import FieldError, parsed
 from tiebreak.report.reproduced import held_by, rule_of, uncompared
 from tiebreak.report.verdicts import Evidence, Verdict, verdict
 
@@ -36,7 +37,8 @@ _REMARK = re.compile(r"\bremark: ([^;]+)")
 """What may have made a number and is not proven: it stands beside the comparison and decides nothing."""
 
 _PERCENT = 100.0
-_NUMBERS = ("n", "value", "low", "high", "beta")
+_KINDS = {"batch_norm": object, **dict.fromkeys(("beta", "n", "value", "low", "high"), float)}
+"""Columns that are no texts, and what they hold."""
 
 
 def read_published(path: Path) -> pd.DataFrame:
@@ -49,7 +51,8 @@ def read_published(path: Path) -> pd.DataFrame:
         Its columns; numbers as floats, `batch_norm` as True, False or None, other empty fields as "".
 
     Raises:
-        UserError: there is no file, a column is missing, an id occurs twice, or a value is no number.
+        UserError: there is no file, a column is missing, an id occurs twice, or a field is not what its
+            quantity may have; the row, the column and what is allowed are named.
     """
     try:
         text = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -61,15 +64,13 @@ def read_published(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} lacks the columns {', '.join(absent)}. It must have {', '.join(COLUMNS)}.")
     if twice := sorted(set(text.loc[text["id"].duplicated(), "id"])):
         raise UserError(f"{path} names {twice[0]} twice. Each published number needs an id of its own.")
-    for name in _NUMBERS:
-        values = text[name].where(text[name] != "", "nan")
-        try:
-            text[name] = values.map(float)
-        except ValueError as error:
-            raise UserError(f"{path}: column {name} must hold numbers or nothing ({error}).") from None
-    flags = {"true": True, "false": False, "": None}
-    text["batch_norm"] = text["batch_norm"].map(lambda word: flags.get(str(word).strip().lower()))
-    return text
+    try:
+        fields = [parsed(row) for row in text.to_dict("records")]
+    except FieldError as error:
+        raise UserError(f"{path}: {error}. Mend that row.") from None
+    return text.assign(
+        **{name: pd.Series([row[name] for row in fields], dtype=kind) for name, kind in _KINDS.items()}
+    )
 
 
 def compared(published: pd.DataFrame, tables: Tables, studies: Sequence[Study] = ()) -> pd.DataFrame:
