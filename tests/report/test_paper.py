@@ -142,6 +142,11 @@ def test_figures_without_records_are_named_with_cells_and_command(results):
     assert "zones.lenet5.cifar10.fp32" in said
     assert "4 trials" in said
     assert f"--part waits results={root}" in said
+    plan = tables["plan"].assign(
+        num_done=tables["plan"]["num_trials"].where(tables["plan"]["part"] != "waits", 0)
+    )
+    assert resnet.missing(plan).count("--part ") == 1
+    assert "has all its records" in resnet.missing(plan.assign(num_done=plan["num_trials"]))
 
 
 def test_a_figure_of_a_difference_needs_both_sides(results):

@@ -78,6 +78,9 @@ class PaperFigure:
             parts = parts[parts["datas"].map(lambda names: self.data in str(names).split())]
         if not len(parts):
             return f"{self.name}: no record, and study {self.study} is not among the configured ones."
+        parts = parts[parts["num_done"] < parts["num_trials"]]  # a complete part is about something else
+        if not len(parts):
+            return f"{self.name}: {self.study} has all its records, and none of them is for this figure."
         words = [
             f"part {row['part']} ({row['num_cells']} cells, {row['num_trials']} trials, {row['first_cell']} "
             f"to {row['last_cell']}): {row['command']}"
@@ -197,16 +200,17 @@ def _figures() -> Iterator[PaperFigure]:
         "initialisations.",
         draw=lambda tables: ties_figure(tables["ties"]),
     )  # fmt: skip
-    for name, title in (
-        ("threshold_deterministic", "Gaps with deterministic algorithms"),
-        ("threshold_nondeterministic", "Gaps with algorithms that do not repeat their bits"),
-        ("dither", "Gaps with flat patches, with noise on the input and without padding"),
-        ("bf16_and_fp8", "Gaps in bf16 and in eight bits"),
+    for study, title, varies in (
+        ("paper/threshold_deterministic", "Gaps with deterministic algorithms", ""),
+        ("paper/threshold_nondeterministic", "Gaps with algorithms that do not repeat their bits", ""),
+        ("beyond/dither", "Gaps with flat patches, with noise on the input and without padding", "dither"),
+        ("beyond/bf16_and_fp8", "Gaps in bf16 and in eight bits", ""),
+        ("beyond/stem_3x3", "Gaps with the usual stem pool of ResNets", "stem_pool"),
     ):
-        study = f"paper/{name}" if name.startswith("threshold") else f"beyond/{name}"
+        name = study.partition("/")[2]
         yield PaperFigure(
-            name=name, title=title, study=study, table="gaps", caption=_GAPS,
-            draw=lambda tables: gaps_figure(tables["gaps"]), varies="dither" if name == "dither" else "",
+            name=f"{name}_gaps" if name == "stem_3x3" else name, title=title, study=study, table="gaps",
+            caption=_GAPS, draw=lambda tables: gaps_figure(tables["gaps"]), varies=varies,
         )  # fmt: skip
     yield PaperFigure(
         name="normpool",
