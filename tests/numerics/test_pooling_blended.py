@@ -32,9 +32,11 @@ def errors(dtype: torch.dtype, beta: float) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def published() -> list[dict[str, str]]:
+    """The table of errors, without the values at single inputs, which tests/test_paper.py computes."""
     path = Path(__file__).parents[2] / "results" / "paper" / "published.csv"
     with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["id"].startswith("forward_error.")]
+        rows = [row for row in csv.DictReader(file) if row["id"].startswith("forward_error.")]
+    return [row for row in rows if not row["quantity"].startswith("value of")]
 
 
 @pytest.mark.parametrize("row", published(), ids=lambda row: row["id"].removeprefix("forward_error."))

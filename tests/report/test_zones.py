@@ -33,6 +33,7 @@ def gaps(
             "gap_sup_sum": sizes,
             "gap_relative": sizes if relative is None else relative,
             "nonfinite": [not math.isfinite(size) for size in sizes] if nonfinite is None else nonfinite,
+            "live_ties": [place % 2 for place in range(len(sizes))],
         }
     )
 
@@ -83,6 +84,9 @@ def test_shares_are_those_of_a_slow_count(per_init, precision):
         assert row["num_inits"] == len(per_init)
         assert row["num_draws"] == sum(map(len, per_init))
         assert row["num_draws_nonfinite"] == sum(math.isnan(size) for values in per_init for size in values)
+        untied = [size for values in per_init for size in values[::2]]
+        assert row["num_draws_untied"] == len(untied)
+        assert row["num_draws_untied_nonzero"] == sum(size != 0 for size in untied)
         if math.isnan(limit):
             continue
         above = [sum(size > limit for size in values) / len(values) for values in per_init]
