@@ -72,6 +72,16 @@ def _formats(precision: str) -> tuple[tuple[str, str], ...]:
     return _FP16 if precision == "fp16" else ((precision, "cuda"), (precision, "cpu"))
 
 
+def precisions_of(precision: str) -> tuple[str, ...]:
+    """Formats that a published one may be compared with, itself first.
+
+    Example:
+        >>> precisions_of("fp16"), precisions_of("fp32")
+        (('fp16', 'fp16_rounded'), ('fp32',))
+    """
+    return tuple(dict.fromkeys(name for name, _ in _formats(precision)))
+
+
 def arch_of(row: Row) -> str:
     """The published network as ours are named."""
     return "densenet121_published" if row["arch"] == "densenet121" else row["arch"]

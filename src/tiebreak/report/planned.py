@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from tiebreak.design.axes import Device, Forward, Init, Selection
 from tiebreak.design.cell import Cell
 from tiebreak.design.study import Part, Study
-from tiebreak.report.nearest import RECOMPRESSED, Row, arch_of
+from tiebreak.report.nearest import RECOMPRESSED, Row, arch_of, precisions_of
 from tiebreak.report.reproduced import rule_of
 
 BATCH_SIZE = 128
 """Images of a published mini-batch, where the id of the number names no other."""
 
-_STAND_INS = {"fp16": ("fp16", "fp16_rounded")}
 _NO_EPOCH = 0
 
 
@@ -65,8 +64,8 @@ class Wanted:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Formats that may be computed in, the nearest first."""
-        return _STAND_INS.get(self.precision, (self.precision,))
+        """Formats that may be computed in, the published one first."""
+        return precisions_of(self.precision)
 
     def fits(self, cell: Cell) -> bool:
         """Whether records of a cell would be compared with the number."""
