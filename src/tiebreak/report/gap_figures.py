@@ -159,7 +159,9 @@ def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
             limit = Threshold.PUBLISHED.limit(Precision(name)) if has_threshold else math.nan
             for title in columns:
                 axes = panels.at(name, title)
-                if low - 0.5 < (place := math.log10(limit) if limit > 0 else math.nan) < high + 1.5:
+                here = gaps[(gaps["precision"] == name) & (gaps["context"] == title)]
+                place = math.log10(limit) if limit > 0 and len(here) else math.nan
+                if low - 0.5 < place < high + 1.5:
                     axes.axvline(place, color=MUTED, linestyle="--", linewidth=0.9, gid="threshold")
                 axes.axvspan(low - 2.25, low - 0.75, color="#F1F1F1", zorder=0)
                 places, words = list(centres.values()), ["exactly\n0", "NaN\nor inf"]
@@ -176,7 +178,6 @@ def gaps_figure(gaps: pd.DataFrame, *, has_threshold: bool = True) -> Figure:
                 axes.set_xticks([*places, *ticks], words if is_last else [""] * len(words))
                 axes.set_ylim(0, 104)
                 axes.grid(visible=False, axis="x")
-                here = gaps[(gaps["precision"] == name) & (gaps["context"] == title)]
                 _say_draws(axes, here)
             panels.axes[names.index(name), 0].set_ylabel("draws (%)")
         words = "gap: sum over tensors of sup norms (gradient units)"
